@@ -1,0 +1,111 @@
+"""The Registry contract: everything with meaning that is not bytes.
+
+Kinds: :class:`artifactfs.registry.sql.SQLRegistry` (SQLite, PostgreSQL); over HTTP later. One conformance suite
+(``tests/conformance/registry.py``) holds every kind to this page. All methods may be called from any thread, and
+from several processes on one database. Every call ends within the kind's stated bound and then raises
+:class:`~artifactfs.errors.Unavailable`. A call that raised may be repeated: adding what is there is no error,
+and a commit is identified by its ``commit_id``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Protocol
+
+from artifactfs.model.records import (
+    ArtifactRecord,
+    CommitRequest,
+    CommitResult,
+    Location,
+    PackRow,
+    VersionRecord,
+)
+
+
+class Registry(Protocol):
+    """Artifacts, versions, aliases, sessions and the chunk index of one project."""
+
+    @property
+    def project(self) -> str:
+        """Name of the project that all calls are bounded by."""
+
+    def close(self) -> None:
+        """Release connections. Idempotent."""
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def revision(self) -> int:
+        """A number that rises, in commit order, with every visible change of the project. Cheap: called per lookup."""
+
+    def artifacts(self) -> list[ArtifactRecord]:
+        """All artifacts that have a living version, sorted by name."""
+
+    def artifact(self, name: str) -> ArtifactRecord | None:
+        """One artifact, or None when it is not there."""
+
+    def versions(self, name: str) -> list[VersionRecord]:
+        """Living versions of an artifact, rising numbers; empty when the artifact is not there."""
+
+    def version(self, name: str, number: int) -> VersionRecord | None:
+        """One living version, or None."""
+
+    def resolve(self, name: str, alias: str) -> VersionRecord | None:
+        """The version that an alias names, or None."""
+
+    def find_digest(self, name: str, digest: bytes) -> VersionRecord | None:
+        """The living version of an artifact whose root digest is this, or None."""
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Aliases of an artifact with the number each names."""
+
+    # -- chunk index -----------------------------------------------------------------------------------------------
+
+    def missing(self, digests: Collection[bytes]) -> set[bytes]:
+        """Those of these chunks (any number) that the project does not hold."""
+
+    def locate(self, digests: Collection[bytes]) -> dict[bytes, Location]:
+        """Where these chunks (any number) are; unknown ones are left out."""
+
+    def add_packs(self, packs: Iterable[PackRow], *, session: int | None = None) -> None:
+        """Record packs that are durable in the Store, all or none. A chunk that is known keeps its first location.
+
+        Durable when it returns only after the next :meth:`commit` (SQLite: one fsync a commit, not one a pack).
+        """
+
+    def packs(self) -> list[tuple[str, int]]:
+        """Every pack of the project: digest and size in bytes."""
+
+    # -- commit ----------------------------------------------------------------------------------------------------
+
+    def commit(self, request: CommitRequest) -> CommitResult:
+        """Make, or reuse, a version in one transaction (DESIGN: the commit point), durable on return.
+
+        Raises Conflict (base moved; artifact has another type; session expired), InvalidInput (names, metadata).
+        """
+
+    def move_aliases(self, name: str, number: int, aliases: Sequence[str]) -> VersionRecord:
+        """Point aliases at a version. `latest` too, when asked. NotFound without such a version."""
+
+    def remove_aliases(self, name: str, aliases: Sequence[str]) -> None:
+        """Remove aliases, all or none. NotFound names those that are not there; `latest` cannot be removed (Conflict)."""
+
+    def edit(
+        self, name: str, number: int, *, description: str | None = None, metadata: dict[str, Any] | None = None
+    ) -> VersionRecord:
+        """Replace description or metadata of a version (None leaves as is). NotFound without such a version."""
+
+    # -- sessions --------------------------------------------------------------------------------------------------
+
+    def open_session(self, kind: str, *, seconds: float) -> int:
+        """Register a writer or reader that lives for ``seconds`` unless renewed; returns its id."""
+
+    def renew_session(self, session: int, *, seconds: float) -> None:
+        """Prolong a session. Conflict when it has expired or was closed."""
+
+    def close_session(self, session: int) -> None:
+        """End a session. Idempotent."""
+
+    # -- health ----------------------------------------------------------------------------------------------------
+
+    def check(self) -> list[str]:
+        """Damages of the database itself, one line each; empty when it is whole. Reads everything once."""
