@@ -1,0 +1,367 @@
+"""The read path: verified bytes of chunks, nodes and files.
+
+Used by everything that reads content: trees, mounts, ``get``. All methods may be called from any thread.
+
+Invariant *verified-before-served*: bytes of a chunk leave this module only after the whole chunk was checked against
+its digest by this process, at the place they are read from. Invariant *one-fetch*: a chunk is fetched once, however
+many threads wait for it, and no lock is held meanwhile.
+
+Memory: decoded chunks up to the given bytes, plus one chunk (4 MiB at most) for each thread that fetches.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final
+
+from artifactfs.content.pack import unseal
+from artifactfs.content.places import Place, Places
+from artifactfs.errors import Integrity, InvalidInput, NotFound, Unavailable
+from artifactfs.model.digest import CHUNKS, DATA, digest, format_digest, kind_of_flags
+from artifactfs.model.records import FLAG_ENCRYPTED, FLAG_ZSTD
+from artifactfs.model.sequence import CHUNK_LIST, SINGLE_CHUNK, ChunkBranch, Piece
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    from artifactfs.content.store import Store
+    from artifactfs.registry.contract import Registry
+
+MEMORY: Final = 64 << 20
+"""Bytes of decoded chunks kept: sixteen readers that each go through chunks of the largest size in small steps."""
+
+WAIT_SECONDS: Final = 60.0
+"""How long a thread waits for a chunk that another one fetches. A Store's own bound is shorter; this one holds if a
+Store breaks it."""
+
+WAITERS: Final = 64
+"""Threads that may wait for others' fetches; past it a read fails at once, so that a stalled Store cannot take a
+mount's last thread."""
+
+LIST_NODES: Final = 64
+"""Decoded nodes of chunk lists kept for all open files, about 1,000 chunks (1 GiB of file) and 200 KB each."""
+
+_CODED: Final = FLAG_ZSTD | FLAG_ENCRYPTED
+
+
+class ContentReader:
+    """Reads chunks by digest. ``memory``: bytes of decoded chunks to keep."""
+
+    def __init__(self, store: Store, registry: Registry, *, memory: int = MEMORY) -> None:
+        self._store = store
+        self._places = Places(registry)
+        self._memory = memory
+        self._lock = threading.Lock()  # guards what follows; never held while fetching
+        # By kind and digest: bytes that were verified as one kind of chunk are nothing of another kind.
+        self._chunks: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
+        self._chunks_bytes = 0
+        self._fetches: dict[tuple[int, bytes], _Fetch] = {}
+        self._waiting = 0
+        self._lists: OrderedDict[bytes, ListNode] = OrderedDict()
+
+    @property
+    def local(self) -> bool:
+        """Whether chunks come from a local disk."""
+        return self._store.local
+
+    def chunk(self, name: bytes, kind: int = DATA, size: int | None = None, along: Iterable[bytes] = ()) -> bytes:
+        """The verified bytes of a chunk; ``size``, when known, must be its size.
+
+        ``along`` are chunks whose places are asked for in the same question. Raises Integrity when the chunk is
+        damaged, missing, or of another kind or size; Unavailable, Access and NoSpace as the Store and the Registry
+        do.
+        """
+        key = (kind, name)
+        with self._lock:
+            data = self._chunks.get(key)
+            if data is not None:
+                self._chunks.move_to_end(key)
+                return _of_size(data, name, size)
+            fetch = self._fetches.get(key)
+            if fetch is None:
+                own = self._fetches[key] = _Fetch()
+            elif self._waiting >= WAITERS:
+                raise Unavailable(f"{self._waiting} reads wait for chunks that do not come; try again later")
+            else:
+                self._waiting += 1
+        if fetch is not None:
+            return _of_size(self._wait(fetch, name), name, size)
+        try:
+            data = own.data = self._fetch(name, kind, along)
+        except BaseException as error:
+            own.error = error
+            raise
+        finally:
+            with self._lock:
+                del self._fetches[key]
+                if own.data is not None:
+                    self._keep(key, own.data)
+            own.done.set()
+        return _of_size(data, name, size)
+
+    def node(self, name: bytes, kind: int) -> bytes:
+        """The verified bytes of a node of a Sequence of this kind (TREE, CHUNKS). Errors as in :meth:`chunk`."""
+        return self.chunk(name, kind)
+
+    def open(self, name: bytes, size: int, neighbours: Callable[[], Collection[bytes]] | None = None) -> FileReader:
+        """Read a file by digest and size, as its Entry gives them. Fetches nothing yet.
+
+        ``neighbours`` gives digests of files that may be read next: their places are asked for along with this one's.
+        """
+        return FileReader(self, name, size, neighbours)
+
+    def read_range(self, piece: Piece, begin: int, end: int, along: Iterable[bytes]) -> bytes | memoryview:
+        """Bytes ``begin`` to ``end`` of a chunk of data. Errors as in :meth:`chunk`.
+
+        They come from memory; or by one read of just the range, if the chunk lies raw on a local disk and was
+        verified there; or from the chunk fetched whole.
+        """
+        place = self._places.get(piece.digest)
+        if place is not None and place.verified and not place.location.flags & _CODED and self._store.local:
+            data = self._chunks.get((DATA, piece.digest))
+            if data is None:
+                try:
+                    return self._store.read(place.key, place.location.offset + begin, end - begin)
+                except (NotFound, Integrity):
+                    place.verified = False  # fetched anew below, which finds out what happened
+        data = self.chunk(piece.digest, DATA, piece.size, along)
+        return data if end - begin == len(data) else memoryview(data)[begin:end]
+
+    def in_memory(self, name: bytes) -> bool:
+        """Whether a chunk of data is in memory."""
+        return (DATA, name) in self._chunks
+
+    def list_in_memory(self, name: bytes) -> ListNode | None:
+        """A decoded node of a chunk list, if it is in memory."""
+        with self._lock:
+            node = self._lists.get(name)
+            if node is not None:
+                self._lists.move_to_end(name)
+            return node
+
+    def list_node(self, name: bytes, along: Iterable[bytes]) -> ListNode:
+        """A decoded node of a chunk list, fetched when need be."""
+        node = self.list_in_memory(name)
+        if node is not None:
+            return node
+        node = ListNode(self.chunk(name, CHUNKS, None, along))
+        with self._lock:
+            self._lists[name] = node
+            if len(self._lists) > LIST_NODES:
+                self._lists.popitem(last=False)
+        return node
+
+    def _wait(self, fetch: _Fetch, name: bytes) -> bytes:
+        try:
+            if not fetch.done.wait(WAIT_SECONDS):
+                raise Unavailable(
+                    f"chunk {format_digest(name)} did not come within {WAIT_SECONDS:.0f} s; try again later"
+                )
+        finally:
+            with self._lock:
+                self._waiting -= 1
+        if fetch.data is None:
+            error = fetch.error
+            if isinstance(error, Exception):
+                raise type(error)(*error.args) from error  # each thread its own, as raising writes a traceback into it
+            raise Unavailable(f"the fetch of chunk {format_digest(name)} was broken off; try again")
+        return fetch.data
+
+    def _fetch(self, name: bytes, kind: int, along: Iterable[bytes]) -> bytes:
+        place = self._places.find(name, along)
+        if place is None:
+            raise Integrity(f"chunk {format_digest(name)} is in no pack; run `artifactfs verify`")
+        try:
+            return self._fetch_at(place, name, kind)
+        except NotFound:
+            # A collection may have moved the chunk since its place was asked for.
+            again = self._places.find_again(name)
+            if again is not None and again.location != place.location:
+                try:
+                    return self._fetch_at(again, name, kind)
+                except NotFound:
+                    place = again
+            raise Integrity(
+                f"chunk {format_digest(name)}: its pack {place.location.pack} is missing; run `artifactfs verify`"
+            ) from None
+
+    def _fetch_at(self, place: Place, name: bytes, kind: int) -> bytes:
+        location = place.location
+        if kind_of_flags(location.flags) != kind:
+            raise Integrity(f"chunk {format_digest(name)} is recorded as one of another kind; run `artifactfs verify`")
+        try:
+            plain = unseal(self._store.read(place.key, location.offset, location.length), location)
+        except Integrity as error:
+            raise _damaged(name, place) from error
+        if digest(kind, plain) != name:
+            raise _damaged(name, place)
+        place.verified = True
+        return plain
+
+    def _keep(self, key: tuple[int, bytes], data: bytes) -> None:
+        if len(data) <= self._memory:
+            self._chunks[key] = data
+            self._chunks_bytes += len(data)
+            while self._chunks_bytes > self._memory:
+                _, evicted = self._chunks.popitem(last=False)
+                self._chunks_bytes -= len(evicted)
+
+
+class FileReader:
+    """A file's bytes by offset. Any number of threads may read at once; there is nothing to close."""
+
+    __slots__ = ("_along", "_leaf", "_name", "_reader", "size")
+
+    def __init__(
+        self, reader: ContentReader, name: bytes, size: int, neighbours: Callable[[], Collection[bytes]] | None
+    ) -> None:
+        self._reader = reader
+        self._name = name
+        self._along = neighbours
+        self.size = size
+        # The part of the chunk list that the last read ended in, and the offset where it begins. One attribute, so
+        # that threads see a pair that belongs together. The list of a file of up to about 1 GiB is one node, so this
+        # is all there is.
+        self._leaf: tuple[int, ListNode] | None = None
+
+    def read(self, offset: int, length: int) -> bytes | memoryview:
+        """``length`` bytes from ``offset`` on; fewer at the end of the file only. Errors as ContentReader.chunk."""
+        if offset < 0:
+            raise InvalidInput(f"cannot read at offset {offset}")
+        end = min(offset + length, self.size)
+        if offset >= end:
+            return b""
+        if self.size <= SINGLE_CHUNK:
+            return self._reader.read_range(Piece(self._name, self.size), offset, end, self._neighbours())
+        parts = []
+        while offset < end:
+            first, leaf = self._leaf_at(offset)
+            within = offset - first
+            index = bisect_right(leaf.starts, within) - 1
+            piece = leaf.pieces[index]
+            begin = within - leaf.starts[index]
+            stop = min(piece.size, begin + end - offset)
+            parts.append(self._reader.read_range(piece, begin, stop, (other.digest for other in leaf.pieces)))
+            offset += stop - begin
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def ready(self, offset: int, length: int) -> bool:
+        """Whether :meth:`read` of this range would be answered without a network: from a local disk or from memory."""
+        reader = self._reader
+        if reader.local:
+            return True
+        end = min(offset + length, self.size)
+        if self.size <= SINGLE_CHUNK:
+            return offset >= end or reader.in_memory(self._name)
+        while offset < end:
+            found = self._leaf_in_memory(offset)
+            if found is None:
+                return False
+            first, leaf = found
+            index = bisect_right(leaf.starts, offset - first) - 1
+            if not reader.in_memory(leaf.pieces[index].digest):
+                return False
+            offset = first + leaf.starts[index + 1]
+        return True
+
+    def pieces(self) -> list[Piece]:
+        """The file's chunks in order: one for a small file, none for an empty one."""
+        if self.size <= SINGLE_CHUNK:
+            return [Piece(self._name, self.size)] if self.size else []
+        found: list[Piece] = []
+        offset = 0
+        while offset < self.size:
+            first, leaf = self._leaf_at(offset)
+            found += leaf.pieces
+            offset = first + leaf.size
+        return found
+
+    def _neighbours(self) -> Iterator[bytes]:
+        # A generator, so that nobody is asked unless a place must be.
+        if self._along is not None:
+            yield from self._along()
+
+    def _leaf_at(self, offset: int) -> tuple[int, ListNode]:
+        found = self._leaf
+        if found is None or not found[0] <= offset < found[0] + found[1].size:
+            found = self._descend(offset, self._reader.list_node(self._name, self._neighbours()))
+            self._leaf = found
+        return found
+
+    def _descend(self, offset: int, node: ListNode) -> tuple[int, ListNode]:
+        if node.size != self.size:
+            raise self._wrong(self._name, node.size, self.size)
+        first = 0
+        while node.branches:
+            index, branch = node.branch_at(offset - first)
+            first += node.starts[index]
+            names = (other.digest for other in node.branches)
+            node = self._reader.list_node(branch.digest, names)
+            if node.size != branch.size:
+                raise self._wrong(branch.digest, node.size, branch.size)
+        return first, node
+
+    def _leaf_in_memory(self, offset: int) -> tuple[int, ListNode] | None:
+        node = self._reader.list_in_memory(self._name)
+        first = 0
+        while node is not None and node.branches:
+            index, branch = node.branch_at(offset - first)
+            first += node.starts[index]
+            node = self._reader.list_in_memory(branch.digest)
+        return None if node is None else (first, node)
+
+    @staticmethod
+    def _wrong(name: bytes, size: int, expected: int) -> Integrity:
+        return Integrity(
+            f"chunk list {format_digest(name)} has {size} bytes where {expected} are recorded; run `artifactfs verify`"
+        )
+
+
+class ListNode:
+    """A decoded node of a chunk list with the offset where each member begins; the last of ``starts`` is the end."""
+
+    __slots__ = ("branches", "pieces", "size", "starts")
+
+    def __init__(self, data: bytes) -> None:
+        node = CHUNK_LIST.decode(data)
+        self.pieces: Sequence[Piece] = node.items
+        self.branches: Sequence[ChunkBranch] = node.branches
+        members: Sequence[Piece | ChunkBranch] = node.items or node.branches
+        if any(member.size <= 0 for member in members):
+            raise Integrity("a chunk list has a member without bytes; run `artifactfs verify`")
+        self.starts = list(accumulate((member.size for member in members), initial=0))
+        self.size = self.starts[-1]
+
+    def branch_at(self, offset: int) -> tuple[int, ChunkBranch]:
+        """Index and branch that hold an offset of this node."""
+        index = bisect_right(self.starts, offset) - 1
+        return index, self.branches[index]
+
+
+class _Fetch:
+    """A chunk under way."""
+
+    __slots__ = ("data", "done", "error")
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.data: bytes | None = None
+        self.error: BaseException | None = None
+
+
+def _damaged(name: bytes, place: Place) -> Integrity:
+    return Integrity(
+        f"chunk {format_digest(name)} is damaged in pack {place.location.pack} at offset {place.location.offset}; "
+        "run `artifactfs verify`"
+    )
+
+
+def _of_size(data: bytes, name: bytes, size: int | None) -> bytes:
+    if size is not None and size != len(data):
+        raise Integrity(
+            f"chunk {format_digest(name)} has {len(data)} bytes where {size} are recorded; run `artifactfs verify`"
+        )
+    return data

@@ -1,0 +1,182 @@
+"""Export: a version's files as plain files in a directory (`get`).
+
+Only what is not there yet is written: a file that already has the right bytes (checked by digest, not by size and time) is kept.
+Files that the version does not have are left alone. One thread.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from artifactfs.content.reader import FileReader
+from artifactfs.errors import ArtifactFSError, Conflict, Integrity, translate_os
+from artifactfs.model.digest import DATA, digest
+from artifactfs.model.names import check_part
+from artifactfs.model.records import VersionRecord
+from artifactfs.model.tree import DirEntry, Entry, FileEntry, LinkEntry, RefEntry
+from artifactfs.repository import Repository
+
+_WINDOW = 4 << 20  # bytes read and written at a time: one chunk at the most
+
+
+class ExportResult(msgspec.Struct):
+    """What was done: files written and kept, bytes written, References left out, and files that failed with why."""
+
+    path: Path
+    written: int = 0
+    kept: int = 0
+    bytes_written: int = 0
+    references: list[str] = msgspec.field(default_factory=list)
+    failures: list[str] = msgspec.field(default_factory=list)
+
+
+def export(
+    repository: Repository,
+    version: VersionRecord,
+    path: str,
+    destination: Path,
+    *,
+    progress: Callable[[ExportResult], None] | None = None,
+) -> ExportResult:
+    """Write what is at ``path`` ("" is all) of a version below ``destination``, at its place in the version.
+
+    A damaged file is named in ``failures`` and the rest is written. Raises NotFound (no such path), Conflict (something
+    of another kind stands in the way), NoSpace, Access.
+    """
+    result = ExportResult(destination)
+    job = _Export(repository, version, result, progress)
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        if not path:
+            job.directory(version.digest, "", destination)
+        else:
+            found = repository.find(version, path)
+            *parents, _ = path.split("/")
+            target = destination
+            for parent in parents:
+                target = target / parent
+                job.make_directory(target)
+            job.entry(found.entry, path, target)
+    except OSError as error:
+        raise translate_os(error, f"cannot write below {destination}") from error
+    return result
+
+
+class _Export:
+    def __init__(
+        self,
+        repository: Repository,
+        version: VersionRecord,
+        result: ExportResult,
+        progress: Callable[[ExportResult], None] | None,
+    ) -> None:
+        self._repository = repository
+        self._version = version
+        self._result = result
+        self._progress = progress
+        umask = os.umask(0)
+        os.umask(umask)
+        self._umask = umask
+
+    def directory(self, tree: bytes, prefix: str, target: Path) -> None:
+        leaf: list[Entry] = [entry for _, _, entry in self._repository.trees.scan(tree)]
+        digests = [entry.digest for entry in leaf if isinstance(entry, FileEntry)]
+        for entry in leaf:
+            self.entry(entry, f"{prefix}{entry.name}", target, digests)
+
+    def make_directory(self, target: Path) -> None:
+        """A real directory at ``target``: a symlink there could lead the files to come anywhere."""
+        try:
+            mode = target.lstat().st_mode
+        except FileNotFoundError:
+            target.mkdir()
+            return
+        if not stat.S_ISDIR(mode):
+            raise Conflict(f"{target} is in the way: the version has a directory there; move it or choose another DEST")
+
+    def entry(self, entry: Entry, path: str, parent: Path, neighbours: list[bytes] | None = None) -> None:
+        target = parent / check_part(entry.name)
+        if isinstance(entry, DirEntry):
+            self.make_directory(target)
+            self.directory(entry.digest, f"{path}/", target)
+        elif isinstance(entry, LinkEntry):
+            self._link(entry, target)
+        elif isinstance(entry, RefEntry):
+            self._result.references.append(f"{path} -> {entry.uri}")
+        else:
+            try:
+                self._file(entry, target, neighbours or [])
+            except Integrity as error:
+                self._result.failures.append(f"{self._version.name}/{path}: {error}")
+        if self._progress is not None:
+            self._progress(self._result)
+
+    def _link(self, entry: LinkEntry, target: Path) -> None:
+        with suppress(OSError):
+            if os.readlink(target) == entry.target:  # noqa: PTH115 - the text as it stands
+                self._result.kept += 1
+                return
+        self._clear(target)
+        target.symlink_to(entry.target)
+        self._result.written += 1
+
+    def _clear(self, target: Path) -> None:
+        try:
+            mode = target.lstat().st_mode
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(mode):
+            raise Conflict(f"{target} is in the way: the version has a file there; move it or choose another DEST")
+        target.unlink()
+
+    def _file(self, entry: FileEntry, target: Path, neighbours: list[bytes]) -> None:
+        reader = self._repository.open_file(entry, lambda: neighbours)
+        mode = (0o777 if entry.executable else 0o666) & ~self._umask
+        if self._same(reader, target):
+            if stat.S_IMODE(target.stat().st_mode) & 0o111 != mode & 0o111:
+                target.chmod(mode)
+            self._result.kept += 1
+            return
+        fd, beside = tempfile.mkstemp(prefix=".artifactfs-", dir=target.parent)
+        try:
+            with os.fdopen(fd, "wb", buffering=0) as file:
+                for offset in range(0, entry.size, _WINDOW):
+                    file.write(reader.read(offset, _WINDOW))
+                os.fchmod(file.fileno(), mode)
+                os.utime(file.fileno(), ns=(self._version.created, self._version.created))
+            self._clear(target)
+            Path(beside).rename(target)
+        except BaseException:
+            with suppress(OSError):
+                Path(beside).unlink()
+            raise
+        self._result.written += 1
+        self._result.bytes_written += entry.size
+
+    def _same(self, reader: FileReader, target: Path) -> bool:
+        """Whether a file with exactly these bytes is there: each piece is hashed and compared."""
+        try:
+            fd = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return False
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_size != reader.size:
+                return False
+            offset = 0
+            for piece in reader.pieces():
+                if digest(DATA, os.pread(fd, piece.size, offset)) != piece.digest:
+                    return False
+                offset += piece.size
+        except ArtifactFSError:
+            return False  # its chunk list is damaged: writing it will say so
+        finally:
+            os.close(fd)
+        return True

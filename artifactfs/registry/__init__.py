@@ -1,0 +1,1 @@
+"""The Registry: what artifacts, versions and aliases there are, and where each chunk lies."""

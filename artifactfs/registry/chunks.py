@@ -1,0 +1,121 @@
+"""The chunk index: which chunks a project holds, and where they lie.
+
+Used by :mod:`artifactfs.registry.sql`. Safe from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final
+
+from sqlalchemy import Connection, bindparam, select
+
+from artifactfs.errors import Integrity, InvalidInput
+from artifactfs.model.digest import DIGEST_SIZE
+from artifactfs.model.records import Location, PackRow
+from artifactfs.registry.schema import chunk, pack
+from artifactfs.registry.sqlite import SQLiteDatabase
+
+# Keys of one statement. A key costs 1.6 us from 128 to 2,000 of them (1.0 straight at the driver, which is not worth a second way of
+# speaking SQL); single statements cost 20 us. In order of digest, which is the table's order, it is 1.6 times as fast as at random.
+_BATCH: Final = 512
+_COLUMNS: Final = ("project", "digest", "pack", "offset", "length", "size", "flags")
+
+_KNOWN: Final = select(chunk.c.digest).where(
+    chunk.c.project == bindparam("project"), chunk.c.digest.in_(bindparam("digests", expanding=True))
+)
+_PLACES: Final = select(
+    chunk.c.digest, chunk.c.pack, chunk.c.offset, chunk.c.length, chunk.c.size, chunk.c.flags
+).where(chunk.c.project == bindparam("project"), chunk.c.digest.in_(bindparam("digests", expanding=True)))
+_NAMES: Final = select(pack.c.id, pack.c.digest).where(pack.c.id.in_(bindparam("ids", expanding=True)))
+_PACK: Final = select(pack.c.id, pack.c.size).where(
+    pack.c.project == bindparam("project"), pack.c.digest == bindparam("digest")
+)
+_PACKS: Final = select(pack.c.digest, pack.c.size).where(pack.c.project == bindparam("project")).order_by(pack.c.digest)
+
+
+class ChunkIndex:
+    """The tables ``pack`` and ``chunk``. Projects are given by their id."""
+
+    def __init__(self, database: SQLiteDatabase) -> None:
+        self._database = database
+        # Names of packs by id, so that a location carries no text of its own: ids are never used again, hence this is never stale.
+        # Grows by 200 bytes a pack of 64 MiB. Threads only add equal values.
+        self._names: dict[int, str] = {}
+
+    def missing(self, project: int, digests: Collection[bytes]) -> set[bytes]:
+        """Those of ``digests`` that the project does not hold."""
+        absent = set(digests)
+        if absent:
+            with self._database.reading() as connection:
+                for batch in _batches(absent):
+                    rows = connection.execute(_KNOWN, {"project": project, "digests": batch})
+                    absent.difference_update(rows.scalars())
+        return absent
+
+    def locate(self, project: int, digests: Collection[bytes]) -> dict[bytes, Location]:
+        """Where ``digests`` are; unknown ones are left out."""
+        found: dict[bytes, Location] = {}
+        if not digests:
+            return found
+        with self._database.reading() as connection:
+            for batch in _batches(set(digests)):
+                rows = connection.execute(_PLACES, {"project": project, "digests": batch}).all()
+                names = self._pack_names(connection, {row[1] for row in rows})
+                for digest, number, offset, length, size, flags in rows:
+                    found[digest] = Location(names[number], offset, length, size, flags)
+        return found
+
+    def add(self, connection: Connection, project: int, packs: Sequence[PackRow]) -> None:
+        """Record packs with their chunks, in the caller's transaction."""
+        for row in packs:
+            self._database.insert_absent(
+                connection, pack, ("project", "digest", "size"), [(project, row.digest, row.size)]
+            )
+            number, size = connection.execute(_PACK, {"project": project, "digest": row.digest}).one()
+            if size != row.size:
+                raise InvalidInput(f"pack {row.digest} has {size} bytes, not {row.size}")
+            chunks = [
+                (project, entry.digest, number, entry.offset, entry.length, entry.size, entry.flags)
+                for entry in row.chunks
+            ]
+            if chunks:
+                chunks.sort()  # the table's order, as above
+                self._database.insert_absent(connection, chunk, _COLUMNS, chunks)
+
+    def packs(self, project: int) -> list[tuple[str, int]]:
+        """Every pack: digest and size, sorted by digest."""
+        with self._database.reading() as connection:
+            return [(digest, size) for digest, size in connection.execute(_PACKS, {"project": project})]
+
+    def _pack_names(self, connection: Connection, wanted: set[int]) -> dict[int, str]:
+        unknown = wanted - self._names.keys()
+        if unknown:
+            rows = connection.execute(_NAMES, {"ids": sorted(unknown)})
+            self._names.update((number, name) for number, name in rows)
+            if lost := wanted - self._names.keys():
+                raise Integrity(
+                    f"{self._database} has chunks in packs that it lacks {sorted(lost)}: run `artifactfs verify`"
+                )
+        return self._names
+
+
+def check_pack(row: PackRow) -> PackRow:
+    """The row itself, when each chunk has a digest and lies within the pack; else InvalidInput."""
+    if len(row.digest) != 2 * DIGEST_SIZE or row.size <= 0:
+        raise InvalidInput(f"not a pack: {row.digest!r} of {row.size} bytes")
+    for entry in row.chunks:
+        if len(entry.digest) != DIGEST_SIZE:
+            raise InvalidInput(f"pack {row.digest} names a chunk by {len(entry.digest)} bytes instead of {DIGEST_SIZE}")
+        if entry.offset < 0 or entry.length <= 0 or entry.offset + entry.length > row.size or entry.size < 0:
+            raise InvalidInput(
+                f"chunk {entry.digest.hex()} ({entry.length} bytes at {entry.offset}) "
+                f"does not lie in pack {row.digest} of {row.size} bytes"
+            )
+    return row
+
+
+def _batches(digests: set[bytes]) -> Iterator[list[bytes]]:
+    ordered = sorted(digests)
+    for start in range(0, len(ordered), _BATCH):
+        yield ordered[start : start + _BATCH]

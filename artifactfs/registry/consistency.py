@@ -1,0 +1,80 @@
+"""What the tables must say of each other, beyond what the database enforces: one query a rule.
+
+Used by ``Registry.check``. Functions on the caller's connection; reads everything once. Safe from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, Select, func, select
+
+from artifactfs.model.digest import DIGEST_SIZE
+from artifactfs.model.names import LATEST
+from artifactfs.registry.schema import alias, artifact, chunk, pack, version
+
+_SHOWN: Final = 20  # findings of one rule; more would say no more
+
+
+class Rule(NamedTuple):
+    """A query that finds nothing in a whole registry, and what one of its rows means."""
+
+    breaches: Select[Any]
+    told: Callable[[Sequence[Any]], str]
+
+
+RULES: Final = (
+    # An alias names a living version of its own artifact.
+    Rule(
+        select(artifact.c.name, alias.c.name)
+        .join_from(alias, artifact, artifact.c.id == alias.c.artifact)
+        .outerjoin(version, (version.c.id == alias.c.version) & (version.c.artifact == alias.c.artifact))
+        .where(version.c.id.is_(None) | version.c.deleted.is_not(None)),
+        lambda row: f"the alias {row[0]}:{row[1]} names no living version of {row[0]}",
+    ),
+    # An artifact with a living version has a `latest`.
+    Rule(
+        select(artifact.c.name).where(
+            select(version.c.id).where(version.c.artifact == artifact.c.id, version.c.deleted.is_(None)).exists(),
+            ~select(alias.c.name).where(alias.c.artifact == artifact.c.id, alias.c.name == LATEST).exists(),
+        ),
+        lambda row: f"{row[0]} has versions, but no alias {LATEST}",
+    ),
+    # No number is given twice.
+    Rule(
+        select(artifact.c.name, func.max(version.c.number), artifact.c.next_number)
+        .join_from(artifact, version, version.c.artifact == artifact.c.id)
+        .group_by(artifact.c.id, artifact.c.name, artifact.c.next_number)
+        .having(func.max(version.c.number) >= artifact.c.next_number),
+        lambda row: f"{row[0]} has v{row[1]}, but would give the number {row[2]} next",
+    ),
+    Rule(
+        select(artifact.c.name, version.c.number)
+        .join_from(version, artifact, artifact.c.id == version.c.artifact)
+        .where(func.length(version.c.digest) != DIGEST_SIZE),
+        lambda row: f"the digest of {row[0]}:v{row[1]} has a wrong length",
+    ),
+    # A chunk lies in a pack of its project.
+    Rule(
+        select(chunk.c.digest, pack.c.digest)
+        .join_from(chunk, pack, pack.c.id == chunk.c.pack)
+        .where(
+            (chunk.c.project != pack.c.project)
+            | (chunk.c.offset < 0)
+            | (chunk.c.length <= 0)
+            | (chunk.c.offset + chunk.c.length > pack.c.size)
+            | (func.length(chunk.c.digest) != DIGEST_SIZE)
+        ),
+        lambda row: f"the chunk {row[0].hex()} does not lie in its pack {row[1]}",
+    ),
+)
+
+
+def breaches(connection: Connection) -> Iterator[str]:
+    """Each broken rule's findings, a line each. Damage that prevents a query from running raises Integrity."""
+    for rule in RULES:
+        rows = connection.execute(rule.breaches.limit(_SHOWN + 1)).all()
+        yield from map(rule.told, rows[:_SHOWN])
+        if len(rows) > _SHOWN:
+            yield "… and more of these"

@@ -1,0 +1,70 @@
+"""Sessions: who works on a project now, until when.
+
+Used by :mod:`artifactfs.registry.sql` and the commit. Functions on the caller's transaction; safe from any thread.
+
+Instants are nanoseconds since the epoch. A session that expired is as good as closed: it cannot be renewed, and what was
+to be written under it is refused, since the chunks that it protected may have been collected.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
+
+from artifactfs.errors import Conflict, InvalidInput
+from artifactfs.registry.schema import session
+
+_LIVING: Final = (
+    select(session.c.id)
+    .where(
+        session.c.id == bindparam("number"),
+        session.c.project == bindparam("of"),
+        session.c.expires > bindparam("now"),
+    )
+    .with_for_update()
+)
+_OPEN: Final = insert(session).returning(session.c.id)
+_RENEW: Final = update(session).where(
+    session.c.id == bindparam("number"), session.c.project == bindparam("of"), session.c.expires > bindparam("now")
+)
+_CLOSE: Final = delete(session).where(session.c.id == bindparam("number"), session.c.project == bindparam("of"))
+_SWEEP: Final = delete(session).where(session.c.project == bindparam("of"), session.c.expires <= bindparam("now"))
+
+
+def lifetime(seconds: float) -> int:
+    """``seconds`` in nanoseconds. InvalidInput unless positive and at most a year."""
+    if not (math.isfinite(seconds) and 0 < seconds <= 366 * 86_400):
+        raise InvalidInput(f"a session cannot live for {seconds} s: choose more than none and at most a year")
+    return int(seconds * 1e9)
+
+
+def open_session(connection: Connection, project: int, kind: str, *, now: int, expires: int) -> int:
+    """Register a session; removes those of the project that have expired. Returns its id, which is never used again."""
+    connection.execute(_SWEEP, {"of": project, "now": now})
+    row = {"project": project, "kind": kind, "started": now, "expires": expires}
+    return int(connection.execute(_OPEN, row).scalar_one())
+
+
+def renew_session(connection: Connection, project: int, number: int, *, now: int, expires: int) -> None:
+    """Move a session's end. Conflict when it has ended."""
+    if not connection.execute(_RENEW, {"of": project, "number": number, "now": now, "expires": expires}).rowcount:
+        raise _ended(number)
+
+
+def close_session(connection: Connection, project: int, number: int) -> None:
+    """End a session; nothing happens when it has ended."""
+    connection.execute(_CLOSE, {"of": project, "number": number})
+
+
+def require_session(connection: Connection, project: int, number: int | None, *, now: int) -> None:
+    """Hold a session's row until the transaction ends. Conflict when it has ended; None is no session."""
+    if number is None:
+        return
+    if connection.execute(_LIVING, {"of": project, "number": number, "now": now}).first() is None:
+        raise _ended(number)
+
+
+def _ended(number: int) -> Conflict:
+    return Conflict(f"session {number} has expired or was closed: what it stored may be gone; start again")

@@ -1,0 +1,254 @@
+"""The Registry in SQL: artifacts, versions, aliases, commits, sessions and the chunk index of one project.
+
+Used by the repository. Safe from any thread and from several processes on one database. This module owns the transactions; what
+happens in them is its neighbours': :mod:`~artifactfs.registry.versions` (reading), :mod:`~artifactfs.registry.commit`,
+:mod:`~artifactfs.registry.sessions`, :mod:`~artifactfs.registry.chunks`. They speak SQLAlchemy Core; what differs between databases
+(connections, locks, durability, errors) is :mod:`artifactfs.registry.sqlite`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sqlalchemy import Connection, bindparam, select, update
+
+from artifactfs.errors import Conflict, Format, Integrity, Unavailable
+from artifactfs.model.names import LATEST, check_name
+from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, Location, PackRow, VersionRecord
+from artifactfs.registry import commit as changes
+from artifactfs.registry import sessions, versions
+from artifactfs.registry.chunks import ChunkIndex, check_pack
+from artifactfs.registry.consistency import breaches
+from artifactfs.registry.schema import project
+from artifactfs.registry.sqlite import BUSY_SECONDS, SQLiteDatabase
+
+_FIND_PROJECT: Final = select(project.c.id).where(project.c.name == bindparam("called"))
+_RAISE_REVISION: Final = update(project).where(project.c.id == bindparam("of")).values(revision=project.c.revision + 1)
+_NO_PROJECT: Final = 0  # identifiers begin at 1
+
+
+class SQLRegistry:
+    """A :class:`~artifactfs.registry.contract.Registry` in a SQLite file.
+
+    ``create`` makes the file when it is not there; otherwise NotFound. A project comes into being with the first
+    write to it. ``clock`` gives seconds since the epoch. ``seconds`` bounds the wait for other writers; after it a call
+    is Unavailable. Raises Format for a newer format, Integrity for a damaged file, InvalidInput on a network file system.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        project: str = "default",
+        create: bool = False,
+        clock: Callable[[], float] = time.time,
+        seconds: float = BUSY_SECONDS,
+    ) -> None:
+        self._name = check_name(project)
+        self._clock = clock
+        self._database = SQLiteDatabase(path, create=create, seconds=seconds)
+        self._chunks = ChunkIndex(self._database)
+        self._number = _NO_PROJECT  # the project's id, once it is there; then it stays
+
+    @property
+    def project(self) -> str:
+        """Name of the project that all calls are bounded by."""
+        return self._name
+
+    def close(self) -> None:
+        """Release connections. Idempotent."""
+        self._database.close()
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def revision(self) -> int:
+        """A number that rises, in commit order, with every visible change of the project. 3 us; 0 before the first."""
+        return self._database.revision(self._number or self._find_project())
+
+    def artifacts(self) -> list[ArtifactRecord]:
+        """All artifacts that have a living version, sorted by name."""
+        with self._reading() as (connection, number):
+            return versions.artifacts(connection, number)
+
+    def artifact(self, name: str) -> ArtifactRecord | None:
+        """One artifact, or None when it is not there."""
+        if not changes.is_text(name):
+            return None
+        with self._reading() as (connection, number):
+            return versions.artifact_named(connection, number, name)
+
+    def versions(self, name: str) -> list[VersionRecord]:
+        """Living versions of an artifact, rising numbers; empty when the artifact is not there."""
+        if not changes.is_text(name):
+            return []
+        with self._reading() as (connection, number):
+            return versions.versions(connection, number, name)
+
+    def version(self, name: str, number: int) -> VersionRecord | None:
+        """One living version, or None."""
+        if not changes.is_text(name) or not 0 <= number <= changes.LARGEST:
+            return None
+        with self._reading() as (connection, of):
+            return versions.version_numbered(connection, of, name, number)
+
+    def resolve(self, name: str, alias: str) -> VersionRecord | None:
+        """The version that an alias names, or None."""
+        if not (changes.is_text(name) and changes.is_text(alias)):
+            return None
+        with self._reading() as (connection, number):
+            return versions.version_with_alias(connection, number, name, alias)
+
+    def find_digest(self, name: str, digest: bytes) -> VersionRecord | None:
+        """The living version of an artifact whose root digest is this, or None."""
+        if not changes.is_text(name):
+            return None
+        with self._reading() as (connection, number):
+            return versions.version_with_digest(connection, number, name, digest)
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Aliases of an artifact with the number each names."""
+        if not changes.is_text(name):
+            return {}
+        with self._reading() as (connection, number):
+            return versions.aliases(connection, number, name)
+
+    # -- chunk index -----------------------------------------------------------------------------------------------
+
+    def missing(self, digests: Collection[bytes]) -> set[bytes]:
+        """Those of these chunks (any number) that the project does not hold."""
+        return self._chunks.missing(self._number or self._find_project(), digests)
+
+    def locate(self, digests: Collection[bytes]) -> dict[bytes, Location]:
+        """Where these chunks (any number) are; unknown ones are left out."""
+        return self._chunks.locate(self._number or self._find_project(), digests)
+
+    def add_packs(self, packs: Iterable[PackRow], *, session: int | None = None) -> None:
+        """Record packs that are durable in the Store, all or none; durable with the next commit.
+
+        InvalidInput for a chunk outside of its pack, Conflict when the session has ended.
+        """
+        rows = [check_pack(row) for row in packs]  # before the lock: the caller's iterator may be slow
+        with self._writing(durable=False) as (connection, number):
+            sessions.require_session(connection, number, session, now=self._now())
+            self._chunks.add(connection, number, rows)
+
+    def packs(self) -> list[tuple[str, int]]:
+        """Every pack of the project, sorted by digest: digest and size in bytes."""
+        return self._chunks.packs(self._number or self._find_project())
+
+    # -- commit ----------------------------------------------------------------------------------------------------
+
+    def commit(self, request: CommitRequest) -> CommitResult:
+        """Make, or reuse, a version in one transaction, durable on return.
+
+        Raises Conflict (base moved; artifact has another type; session ended), InvalidInput (names, metadata).
+        """
+        checked = changes.check_request(request)
+        with self._writing(durable=True) as (connection, number):
+            result, changed = changes.commit(connection, self._database, number, checked, now=self._now())
+            self._raise_revision(connection, number, changed=changed)
+            return result
+
+    def move_aliases(self, name: str, number: int, aliases: Sequence[str]) -> VersionRecord:
+        """Point aliases at a version. `latest` too, when asked. NotFound without such a version."""
+        check_name(name)
+        checked = changes.check_aliases(aliases)
+        with self._writing(durable=True) as (connection, of):
+            record, changed = changes.move_aliases(connection, of, name, number, checked)
+            self._raise_revision(connection, of, changed=changed)
+            return record
+
+    def remove_aliases(self, name: str, aliases: Sequence[str]) -> None:
+        """Remove aliases, all or none. NotFound names those that are not there; `latest` cannot be removed (Conflict)."""
+        check_name(name)
+        checked = changes.check_aliases(aliases)
+        if LATEST in checked:
+            raise Conflict(f"the alias {LATEST} of {name} cannot be removed; `artifactfs alias add` moves it")
+        with self._writing(durable=True) as (connection, of):
+            changed = changes.remove_aliases(connection, of, name, checked)
+            self._raise_revision(connection, of, changed=changed)
+
+    def edit(
+        self, name: str, number: int, *, description: str | None = None, metadata: dict[str, Any] | None = None
+    ) -> VersionRecord:
+        """Replace description or metadata of a version (None leaves as is). NotFound without such a version."""
+        check_name(name)
+        checked = changes.check_description(description)
+        values = changes.check_json(metadata)
+        with self._writing(durable=True) as (connection, of):
+            record, changed = changes.edit(connection, of, name, number, description=checked, metadata=values)
+            self._raise_revision(connection, of, changed=changed)
+            return record
+
+    # -- sessions --------------------------------------------------------------------------------------------------
+
+    def open_session(self, kind: str, *, seconds: float) -> int:
+        """Register a writer or reader that lives for ``seconds`` unless renewed; returns its id."""
+        lifetime = sessions.lifetime(seconds)
+        with self._writing(durable=False) as (connection, number):
+            now = self._now()
+            return sessions.open_session(connection, number, kind, now=now, expires=now + lifetime)
+
+    def renew_session(self, session: int, *, seconds: float) -> None:
+        """Prolong a session. Conflict when it has expired or was closed."""
+        lifetime = sessions.lifetime(seconds)
+        with self._writing(durable=False) as (connection, number):
+            now = self._now()
+            sessions.renew_session(connection, number, session, now=now, expires=now + lifetime)
+
+    def close_session(self, session: int) -> None:
+        """End a session. Idempotent."""
+        with self._writing(durable=False) as (connection, number):
+            sessions.close_session(connection, number, session)
+
+    # -- health ----------------------------------------------------------------------------------------------------
+
+    def check(self) -> list[str]:
+        """Damages of the database itself, one line each; empty when it is whole. Reads everything once."""
+        found = self._database.damages()
+        try:
+            with self._database.reading() as connection:
+                found += [f"{self._database}: {line}" for line in breaches(connection)]
+        except (Integrity, Format, Unavailable) as error:
+            found.append(str(error))
+        return list(dict.fromkeys(found))
+
+    # -- transactions ----------------------------------------------------------------------------------------------
+
+    def _now(self) -> int:
+        return int(self._clock() * 1e9)
+
+    @contextmanager
+    def _reading(self) -> Iterator[tuple[Connection, int]]:
+        with self._database.reading() as connection:
+            yield connection, self._number or self._find_project(connection)
+
+    @contextmanager
+    def _writing(self, *, durable: bool) -> Iterator[tuple[Connection, int]]:
+        with self._database.writing(durable=durable) as connection:
+            number = self._number or self._find_project(connection)
+            if number == _NO_PROJECT:
+                self._database.insert_absent(
+                    connection, project, ("name", "revision", "created"), [(self._name, 0, self._now())]
+                )
+                number = connection.execute(_FIND_PROJECT, {"called": self._name}).scalar_one()
+            yield connection, number
+
+    def _find_project(self, connection: Connection | None = None) -> int:
+        if connection is None:
+            with self._database.reading() as own:
+                return self._find_project(own)
+        found = connection.execute(_FIND_PROJECT, {"called": self._name}).scalar()
+        # Asked before a transaction inserts it, so what is found is committed, and may be remembered.
+        if found is not None:
+            self._number = found
+        return self._number
+
+    def _raise_revision(self, connection: Connection, number: int, *, changed: bool) -> None:
+        """At the end of a transaction, so that the project's row is held shortly and revisions rise in commit order."""
+        if changed:
+            connection.execute(_RAISE_REVISION, {"of": number})

@@ -1,0 +1,342 @@
+"""Repository: a Registry and a Store behind one door.
+
+Everything above this floor works through it and does not know which kinds are behind. An embedded repository is a directory::
+
+    repository.json   {"magic": "artifactfs-repository", "format": 1}
+    registry.db       the Registry (SQLite)
+    store/            the Store (packs)
+
+A Repository may be used from any thread. A forked child must open its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Final, Self
+
+import msgspec
+
+from artifactfs.content.local import LocalStore
+from artifactfs.content.reader import ContentReader, FileReader
+from artifactfs.content.store import Store
+from artifactfs.content.writer import ContentWriter
+from artifactfs.errors import ArtifactFSError, Conflict, Format, InvalidInput, NotFound, Unavailable, translate_os
+from artifactfs.model.digest import TREE, format_digest
+from artifactfs.model.names import LATEST, Address, check_name, parse_version
+from artifactfs.model.records import CommitRequest, CommitResult, VersionRecord
+from artifactfs.model.tree import Entry, FileEntry, Found, Trees, TreeSummary
+from artifactfs.registry.contract import Registry
+from artifactfs.registry.sql import SQLRegistry
+
+MAGIC: Final = "artifactfs-repository"
+FORMAT: Final = 1
+MARKER: Final = "repository.json"
+SESSION_SECONDS: Final = 600.0
+"""How long a writer that fell silent still protects what it stored."""
+HEARTBEAT_SECONDS: Final = 60.0
+"""How often a writer renews its Session: a tenth of its life, so that nine renewals may fail."""
+
+
+_BESIDE: Final = f".{MARKER}.new"
+_PARTS: Final = frozenset(
+    {"registry.db", "registry.db-wal", "registry.db-shm", "registry.db-journal", "store", _BESIDE}
+)
+"""What a creation that is under way, or was killed, may have left: none of it makes the directory something else."""
+
+
+class _Marker(msgspec.Struct):
+    magic: str
+    format: int
+
+
+class Repository:
+    """An open repository, bounded by one project."""
+
+    def __init__(self, location: str, *, registry: Registry, store: Store) -> None:
+        self.location = location
+        self.registry = registry
+        self.store = store
+        self.reader = ContentReader(store, registry)
+        self.trees = Trees(self._node)
+
+    def _node(self, digest: bytes) -> bytes:
+        return self.reader.node(digest, TREE)
+
+    @property
+    def project(self) -> str:
+        """The project that all names are looked up in."""
+        return self.registry.project
+
+    # -- opening ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, location: str, *, project: str = "default") -> Repository:
+        """Open the repository in a directory.
+
+        Raises NotFound (nothing there), InvalidInput (no repository), Format (a newer one), Access, Unavailable.
+        """
+        check_name(project)
+        path = _directory_of(location)
+        _check_marker(path)
+        registry = SQLRegistry(path / "registry.db", project=project)
+        try:
+            return cls(str(path), registry=registry, store=LocalStore(path / "store"))
+        except BaseException:
+            registry.close()
+            raise
+
+    @classmethod
+    def create(cls, location: str, *, project: str = "default") -> Repository:
+        """Make an embedded repository in a directory that is absent or empty. Conflict when one is there already."""
+        check_name(project)
+        path = _directory_of(location)
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with _locked(path):
+                present = sorted(item.name for item in path.iterdir())
+                if MARKER in present:
+                    raise Conflict(f"{path} is a repository already")
+                if not set(present) <= _PARTS:
+                    raise InvalidInput(
+                        f"{path} is not empty ({present[0]!r} is there); give an empty or a new directory"
+                    )
+                SQLRegistry(path / "registry.db", project=project, create=True).close()
+                LocalStore(path / "store", create=True).close()
+                # Last, as it makes the directory a repository: a creation that was killed is simply made again.
+                _write_marker(path)
+        except OSError as error:
+            raise translate_os(error, f"cannot make a repository in {path}") from error
+        return cls.open(location, project=project)
+
+    @classmethod
+    def open_or_create(cls, location: str, *, project: str = "default") -> Repository:
+        """Open a repository, making an embedded one on first use."""
+        try:
+            return cls.open(location, project=project)
+        except NotFound:
+            pass
+        try:
+            return cls.create(location, project=project)
+        except Conflict:  # another process made it in between
+            return cls.open(location, project=project)
+
+    def close(self) -> None:
+        """Release descriptors and connections. Idempotent."""
+        self.registry.close()
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def resolve(self, address: Address) -> VersionRecord:
+        """The version an Address names; `latest` when it names none. NotFound says what is there instead."""
+        if address.project is not None and address.project != self.project:
+            raise InvalidInput(
+                f"{address} is in the project {address.project!r}, but {self.project!r} is open; "
+                f"use --project {address.project}"
+            )
+        name = address.name
+        if address.digest is not None:
+            version = self.registry.find_digest(name, address.digest)
+        else:
+            selector = address.selector or LATEST
+            number = parse_version(selector)
+            version = self.registry.resolve(name, selector) if number is None else self.registry.version(name, number)
+        if version is None:
+            raise self._missing(address)
+        return version
+
+    def _missing(self, address: Address) -> NotFound:
+        name = address.name
+        versions = self.registry.versions(name)
+        if not versions:
+            names = [artifact.name for artifact in self.registry.artifacts()]
+            close = difflib.get_close_matches(name, names, 3, 0.6)
+            if not names:
+                hint = "the project has no artifacts yet: `artifactfs put` makes one"
+            elif close:
+                hint = f"did you mean {' or '.join(close)}?"
+            else:
+                hint = "`artifactfs ls` lists what is there"
+            return NotFound(f"no artifact {name!r} in project {self.project!r}; {hint}")
+        if address.digest is not None:
+            return NotFound(
+                f"no version of {name} has the digest {format_digest(address.digest)}; see `artifactfs log {name}`"
+            )
+        aliases = sorted({alias for version in versions for alias in version.aliases})
+        span = f"v{versions[0].number}" if len(versions) == 1 else f"v{versions[0].number} to v{versions[-1].number}"
+        known = f"{span}, aliases {', '.join(aliases[:8])}{'…' if len(aliases) > 8 else ''}"
+        return NotFound(f"{name} has no version or alias {address.selector or LATEST!r}; it has {known}")
+
+    def find(self, version: VersionRecord, path: str) -> Found:
+        """The entry of a path (not empty) in a version. NotFound names the version and near misses."""
+        found = self.trees.find(version.digest, path)
+        if found is None:
+            raise NotFound(f"{version.name} has no {path!r}; `artifactfs ls {version.name}` lists what it has")
+        return found
+
+    def entry(self, version: VersionRecord, path: str) -> Entry:
+        """As :meth:`find`, the entry alone."""
+        return self.find(version, path).entry
+
+    def open_file(self, entry: FileEntry, neighbours: Callable[[], Collection[bytes]] | None = None) -> FileReader:
+        """Read a file's bytes, verified. ``neighbours`` gives digests whose places are asked for along."""
+        return self.reader.open(entry.digest, entry.size, neighbours)
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self, kind: str) -> Iterator[Writing]:
+        """A Session with a writer, renewed while it lasts; ``kind`` says what for (put, commit)."""
+        session = self.registry.open_session(kind, seconds=SESSION_SECONDS)
+        stop = Event()
+        beat = Thread(target=self._heartbeat, args=(session, stop), name="session-heartbeat", daemon=True)
+        beat.start()
+        writer = ContentWriter(self.store, self.registry, session=session)
+        try:
+            yield Writing(self.registry, writer, session)
+        except BaseException:
+            writer.abort()
+            raise
+        else:
+            writer.close()
+        finally:
+            stop.set()
+            beat.join()
+            self.registry.close_session(session)
+
+    def _heartbeat(self, session: int, stop: Event) -> None:
+        while not stop.wait(HEARTBEAT_SECONDS):
+            try:
+                self.registry.renew_session(session, seconds=SESSION_SECONDS)
+            except Conflict:
+                return  # expired: the commit will say so
+            except ArtifactFSError:
+                continue  # busy or out of reach now: eight more tries before it expires
+
+
+class Writing:
+    """What a commit works with: a content writer under a Session, then one transaction."""
+
+    def __init__(self, registry: Registry, writer: ContentWriter, session: int) -> None:
+        self.writer = writer
+        self._registry = registry
+        self._session = session
+
+    def commit(
+        self,
+        artifact: str,
+        root: TreeSummary,
+        *,
+        type: str | None = None,  # noqa: A002 - the word of the vocabulary
+        aliases: tuple[str, ...] = (),
+        description: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        base: int | None = None,
+        force: bool = False,
+        commit_id: str | None = None,
+    ) -> CommitResult:
+        """Make everything written durable, then make the version. Arguments as in CommitRequest."""
+        self.writer.flush()
+        return self._registry.commit(
+            CommitRequest(
+                commit_id=commit_id or new_commit_id(),
+                artifact=artifact,
+                type=type,
+                digest=root.digest,
+                size=root.size,
+                files=root.files,
+                entries=root.entries,
+                aliases=aliases,
+                description=description,
+                metadata=metadata,
+                base=base,
+                force=force,
+                session=self._session,
+            )
+        )
+
+
+def new_commit_id() -> str:
+    """A fresh identity of a commit: 32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+def _directory_of(location: str) -> Path:
+    scheme, mark, rest = location.partition("://")
+    if mark:
+        if scheme == "file":
+            return Path(rest)
+        raise InvalidInput(f"cannot open {location!r}: this release opens repositories in local directories only")
+    if not location:
+        raise InvalidInput("the repository's location is empty; give a directory")
+    return Path(location).absolute()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One creation at a time. The lock is the kernel's, so it goes with a process that is killed."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for _ in range(300):  # 30 s; a creation takes some 50 ms
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.1)
+        else:
+            raise Unavailable(f"another process has been making a repository in {path} for 30 s; try again later")
+        yield
+    finally:
+        os.close(directory)
+
+
+def _check_marker(path: Path) -> None:
+    try:
+        data = (path / MARKER).read_bytes()
+    except FileNotFoundError:
+        if not path.exists():
+            raise NotFound(f"no repository at {path}; `artifactfs init {path}` makes one") from None
+        # The marker itself may have come since.
+        if {item.name for item in path.iterdir()} <= _PARTS | {MARKER}:
+            raise NotFound(f"no repository in {path} yet; `artifactfs init {path}` makes one") from None
+        raise InvalidInput(f"{path} is not an ArtifactFS repository: it has no {MARKER}") from None
+    except OSError as error:
+        if isinstance(error, NotADirectoryError):
+            raise InvalidInput(f"{path} is not a directory, so it is no ArtifactFS repository") from error
+        raise translate_os(error, f"cannot open the repository {path}") from error
+    try:
+        marker = msgspec.json.decode(data, type=_Marker)
+    except msgspec.MsgspecError as error:
+        raise Format(f"{path / MARKER} is damaged: {error}; restore it from another repository of format 1") from error
+    if marker.magic != MAGIC:
+        raise InvalidInput(f"{path} is not an ArtifactFS repository: {MARKER} says {marker.magic!r}")
+    if marker.format != FORMAT:
+        raise Format(f"{path} has format {marker.format}; this release reads format {FORMAT}: use a newer artifactfs")
+
+
+def _write_marker(path: Path) -> None:
+    beside = path / _BESIDE
+    with beside.open("wb") as file:
+        file.write(msgspec.json.encode(_Marker(MAGIC, FORMAT)) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path / MARKER)
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,63 @@
+"""What the tests of this directory share: deterministic bytes, and a Store that counts, fails or waits on script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from blake3 import blake3
+
+from artifactfs.content.store import Store, Upload
+
+
+def noise(seed: int, size: int) -> bytes:
+    """Bytes that look random and are the same everywhere."""
+    return blake3(seed.to_bytes(8, "big")).digest(length=size)
+
+
+class ScriptedStore:
+    """Passes on to a Store, noting every read, and calls ``on(operation, key)`` before each operation."""
+
+    def __init__(self, store: Store, *, local: bool = True) -> None:
+        self.store = store
+        self.local = local
+        self.reads: list[tuple[str, int, int]] = []
+        self.on: Callable[[str, str], None] = lambda _operation, _key: None
+
+    def upload(self) -> Upload:
+        self.on("upload", "")
+        return ScriptedUpload(self, self.store.upload())
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        self.on("read", key)
+        self.reads.append((key, offset, length))
+        return self.store.read(key, offset, length)
+
+    def size(self, key: str) -> int:
+        return self.store.size(key)
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        return self.store.list(prefix)
+
+    def delete(self, key: str) -> None:
+        self.store.delete(key)
+
+    def close(self) -> None:
+        self.store.close()
+
+
+class ScriptedUpload:
+    def __init__(self, script: ScriptedStore, upload: Upload) -> None:
+        self.script = script
+        self.upload = upload
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.script.on("write", "")
+        self.upload.write(data)
+
+    def publish(self, key: str) -> None:
+        self.script.on("publish", key)
+        self.upload.publish(key)
+        self.script.on("published", key)
+
+    def abort(self) -> None:
+        self.upload.abort()
