@@ -46,10 +46,6 @@ HEARTBEAT_SECONDS: Final = 60.0
 
 
 _BESIDE: Final = f".{MARKER}.new"
-_PARTS: Final = frozenset(
-    {"registry.db", "registry.db-wal", "registry.db-shm", "registry.db-journal", "store", _BESIDE}
-)
-"""What a creation that is under way, or was killed, may have left: none of it makes the directory something else."""
 
 
 class _Marker(msgspec.Struct):
@@ -104,7 +100,7 @@ class Repository:
                 present = sorted(item.name for item in path.iterdir())
                 if MARKER in present:
                     raise Conflict(f"{path} is a repository already")
-                if not set(present) <= _PARTS:
+                if not all(map(_is_part, present)):
                     raise InvalidInput(
                         f"{path} is not empty ({present[0]!r} is there); give an empty or a new directory"
                     )
@@ -304,6 +300,11 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(directory)
 
 
+def _is_part(name: str) -> bool:
+    """What a creation that is under way, or was killed, may have left: none of it makes the directory something else."""
+    return name.startswith("registry.db") or name in {"store", _BESIDE}
+
+
 def _check_marker(path: Path) -> None:
     try:
         data = (path / MARKER).read_bytes()
@@ -311,7 +312,7 @@ def _check_marker(path: Path) -> None:
         if not path.exists():
             raise NotFound(f"no repository at {path}; `artifactfs init {path}` makes one") from None
         # The marker itself may have come since.
-        if {item.name for item in path.iterdir()} <= _PARTS | {MARKER}:
+        if all(item.name == MARKER or _is_part(item.name) for item in path.iterdir()):
             raise NotFound(f"no repository in {path} yet; `artifactfs init {path}` makes one") from None
         raise InvalidInput(f"{path} is not an ArtifactFS repository: it has no {MARKER}") from None
     except OSError as error:
