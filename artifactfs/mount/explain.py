@@ -1,0 +1,104 @@
+"""Explain: the tree below ``.artifactfs/``, by which a mount says what it is and what each version is.
+
+::
+
+    status.json             the process, the mount and counts
+    metrics                 the same counts in Prometheus' text format
+    info/NAME/vN.json       all that is known of a version
+
+Used by the View alone. Contents are made when asked for and never cached; any thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from artifactfs.model.digest import format_digest
+from artifactfs.model.names import parse_version
+from artifactfs.model.records import VersionRecord
+from artifactfs.repository import Repository
+
+
+class Explain:
+    """Names and contents below ``.artifactfs/``; paths are relative to it, "" is the directory itself."""
+
+    def __init__(self, repository: Repository, status: Callable[[], dict[str, Any]]) -> None:
+        self._registry = repository.registry
+        self._status = status
+        self.since = time.time_ns()
+
+    def names(self, path: str) -> list[str]:
+        """Members of a directory, sorted."""
+        if path == "":
+            return ["info", "metrics", "status.json"]
+        if path == "info":
+            return [artifact.name for artifact in self._registry.artifacts()]
+        return [f"v{version.number}.json" for version in self._registry.versions(path.partition("/")[2])]
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file or directory."""
+        parts = path.split("/")
+        if path in {"", "info", "metrics", "status.json"}:
+            return True
+        if parts[0] != "info" or len(parts) > 3:
+            return False
+        return self._registry.artifact(parts[1]) is not None if len(parts) == 2 else self._version(path) is not None
+
+    def _version(self, path: str) -> VersionRecord | None:
+        _, name, file = path.split("/")
+        number = parse_version(file.removesuffix(".json")) if file.endswith(".json") else None
+        return self._registry.version(name, number) if number is not None else None
+
+    def content(self, path: str) -> bytes | None:
+        """A file's bytes now; None for a directory."""
+        if path == "status.json":
+            return _json(self._status())
+        if path == "metrics":
+            return _metrics(self._status())
+        if path.count("/") == 2:
+            version = self._version(path)
+            return _json(describe(version)) if version is not None else b""
+        return None
+
+    def size(self, path: str) -> int | None:
+        """Size of a file in bytes; None for a directory."""
+        content = self.content(path)
+        return None if content is None else len(content)
+
+
+def describe(version: VersionRecord) -> dict[str, Any]:
+    """All that is known of a version, as JSON shows it (`show --json`, ``info/NAME/vN.json``)."""
+    return {
+        "name": version.artifact,
+        "version": f"v{version.number}",
+        "type": version.type,
+        "digest": format_digest(version.digest),
+        "aliases": list(version.aliases),
+        "description": version.description,
+        "metadata": version.metadata,
+        "files": version.files,
+        "entries": version.entries,
+        "size": version.size,
+        "created": datetime.fromtimestamp(version.created / 1e9, UTC).isoformat(timespec="microseconds"),
+    }
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def _metrics(status: dict[str, Any]) -> bytes:
+    lines: list[str] = []
+    for name, value in status.get("counts", {}).items():
+        metric = f"artifactfs_{name}_total"
+        lines.append(f"# TYPE {metric} counter")
+        if isinstance(value, dict):
+            lines += [f'{metric}{{operation="{key}"}} {number}' for key, number in sorted(value.items())]
+        else:
+            lines.append(f"{metric} {value}")
+    return ("\n".join(lines) + "\n").encode()
