@@ -183,7 +183,7 @@ class LocalStore:
             if name.endswith("/"):
                 if key != f"{_TEMPORARY}/" and (key.startswith(prefix) or prefix.startswith(key)):
                     yield from self._walk(key, prefix)
-            elif key.startswith(prefix) and _KEY.fullmatch(key):
+            elif key.startswith(prefix) and _KEY.fullmatch(key) and entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(FileNotFoundError):
                     yield key, entry.stat(follow_symlinks=False).st_size
 

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 MEMORY: Final = 64 << 20
 """Bytes of decoded chunks kept: sixteen readers that each go through chunks of the largest size in small steps."""
 
+LOCAL_MEMORY: Final = 16 << 20
+"""The same where the Store is a local disk: what is evicted costs a read of the page cache, and memory that is soon used
+again stays in the processor's cache (1 GiB cold through the mount: 0.46 s with 4 MiB, 0.49 s with 64 MiB)."""
+
 WAIT_SECONDS: Final = 60.0
 """How long a thread waits for a chunk that another one fetches. A Store's own bound is shorter; this one holds if a
 Store breaks it."""
@@ -48,12 +52,12 @@ _CODED: Final = FLAG_ZSTD | FLAG_ENCRYPTED
 
 
 class ContentReader:
-    """Reads chunks by digest. ``memory``: bytes of decoded chunks to keep."""
+    """Reads chunks by digest. ``memory``: bytes of decoded chunks to keep; by default as suits the Store."""
 
-    def __init__(self, store: Store, registry: Registry, *, memory: int = MEMORY) -> None:
+    def __init__(self, store: Store, registry: Registry, *, memory: int | None = None) -> None:
         self._store = store
         self._places = Places(registry)
-        self._memory = memory
+        self._memory = memory if memory is not None else LOCAL_MEMORY if store.local else MEMORY
         self._lock = threading.Lock()  # guards what follows; never held while fetching
         # By kind and digest: bytes that were verified as one kind of chunk are nothing of another kind.
         self._chunks: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
@@ -229,14 +233,19 @@ class FileReader:
 
     def read(self, offset: int, length: int) -> bytes | memoryview:
         """``length`` bytes from ``offset`` on; fewer at the end of the file only. Errors as ContentReader.chunk."""
+        parts = self.read_parts(offset, length)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_parts(self, offset: int, length: int) -> list[bytes | memoryview]:
+        """As :meth:`read`, in pieces as they lie in memory, for a caller that can write several at once."""
         if offset < 0:
             raise InvalidInput(f"cannot read at offset {offset}")
         end = min(offset + length, self.size)
         if offset >= end:
-            return b""
+            return []
         if self.size <= SINGLE_CHUNK:
-            return self._reader.read_range(Piece(self._name, self.size), offset, end, self._neighbours())
-        parts = []
+            return [self._reader.read_range(Piece(self._name, self.size), offset, end, self._neighbours())]
+        parts: list[bytes | memoryview] = []
         while offset < end:
             first, leaf = self._leaf_at(offset)
             within = offset - first
@@ -246,7 +255,7 @@ class FileReader:
             stop = min(piece.size, begin + end - offset)
             parts.append(self._reader.read_range(piece, begin, stop, (other.digest for other in leaf.pieces)))
             offset += stop - begin
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return parts
 
     def ready(self, offset: int, length: int) -> bool:
         """Whether :meth:`read` of this range would be answered without a network: from a local disk or from memory."""

@@ -29,6 +29,10 @@ SET_MTIME_NOW: Final = 1 << 8
 SET_CTIME: Final = 1 << 10
 
 
+Data = bytes | memoryview | list[bytes | memoryview]
+"""Bytes that were read: in one piece, or in several as they lie in memory, to be written without joining them."""
+
+
 class Attr(msgspec.Struct, gc=False):
     """Attributes of a node as ``stat`` shows them, and how long (seconds) the kernel may keep name and attributes.
 
@@ -125,7 +129,7 @@ class Tree(Protocol):
         """True when :meth:`read` of this range will not wait for anything but the local disk."""
         ...
 
-    def read(self, fh: int, offset: int, size: int) -> bytes | memoryview:
+    def read(self, fh: int, offset: int, size: int) -> Data:
         """At most ``size`` bytes; fewer only at the end of the file."""
         ...
 

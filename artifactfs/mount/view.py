@@ -35,7 +35,7 @@ from artifactfs.model.names import CONTROL_DIRECTORY, STAGING, check_name, parse
 from artifactfs.model.records import VersionRecord
 from artifactfs.model.tree import DirEntry, Entry, FileEntry, Found, LinkEntry, size_of
 from artifactfs.mount.catalog import Catalog, Series
-from artifactfs.mount.contract import FOREVER, ROOT, Attr, Caller, Notifier, Opened, SetAttr, StatFS
+from artifactfs.mount.contract import FOREVER, ROOT, Attr, Caller, Data, Notifier, Opened, SetAttr, StatFS
 from artifactfs.mount.explain import Explain
 from artifactfs.repository import Repository
 
@@ -486,17 +486,16 @@ class View:
         handle = self._handle(fh)
         return isinstance(handle, bytes) or handle.ready(offset, size)
 
-    def read(self, fh: int, offset: int, size: int) -> bytes | memoryview:
-        data: bytes | memoryview
+    def read(self, fh: int, offset: int, size: int) -> Data:
         if fh & 1:
-            data = self._need_staging().read(fh, offset, size)
+            parts = [self._need_staging().read(fh, offset, size)]
         else:
             handle = self._handle(fh)
-            data = handle[offset : offset + size] if isinstance(handle, bytes) else handle.read(offset, size)
+            parts = [handle[offset : offset + size]] if isinstance(handle, bytes) else handle.read_parts(offset, size)
         with self._counters:
             self._reads += 1
-            self._bytes += len(data)
-        return data
+            self._bytes += sum(map(len, parts))
+        return parts
 
     def _handle(self, fh: int) -> FileReader | bytes:
         handle = self._handles.get(fh)

@@ -63,6 +63,8 @@ class ChunkIndex:
                 rows = connection.execute(_PLACES, {"project": project, "digests": batch}).all()
                 names = self._pack_names(connection, {row[1] for row in rows})
                 for digest, number, offset, length, size, flags in rows:
+                    if not type(offset) is type(length) is type(size) is type(flags) is int:
+                        raise Integrity(f"{self._database} has damaged chunks: run `artifactfs verify`")
                     found[digest] = Location(names[number], offset, length, size, flags)
         return found
 
@@ -91,11 +93,11 @@ class ChunkIndex:
     def _pack_names(self, connection: Connection, wanted: set[int]) -> dict[int, str]:
         unknown = wanted - self._names.keys()
         if unknown:
-            rows = connection.execute(_NAMES, {"ids": sorted(unknown)})
+            rows = connection.execute(_NAMES, {"ids": list(unknown)})
             self._names.update((number, name) for number, name in rows)
             if lost := wanted - self._names.keys():
                 raise Integrity(
-                    f"{self._database} has chunks in packs that it lacks {sorted(lost)}: run `artifactfs verify`"
+                    f"{self._database} has chunks in {len(lost)} packs that it lacks: run `artifactfs verify`"
                 )
         return self._names
 

@@ -247,7 +247,7 @@ def _insert_version(connection: Connection, of: int, number: int, request: Commi
 
 def _point(connection: Connection, of: int, identity: int, names: Sequence[str]) -> bool:
     """Let aliases of a locked artifact name a version; whether any did not already."""
-    present = {called: named for called, named in connection.execute(_POINTED, {"of": of})}
+    present = dict(connection.execute(_POINTED, {"of": of}).all())
     changed = False
     for called in dict.fromkeys(names):
         if called not in present:

@@ -24,6 +24,10 @@ class Rule(NamedTuple):
     told: Callable[[Sequence[Any]], str]
 
 
+def _hexadecimal(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else repr(value)  # damaged rows hold anything
+
+
 RULES: Final = (
     # An alias names a living version of its own artifact.
     Rule(
@@ -66,7 +70,7 @@ RULES: Final = (
             | (chunk.c.offset + chunk.c.length > pack.c.size)
             | (func.length(chunk.c.digest) != DIGEST_SIZE)
         ),
-        lambda row: f"the chunk {row[0].hex()} does not lie in its pack {row[1]}",
+        lambda row: f"the chunk {_hexadecimal(row[0])} does not lie in its pack {row[1]}",
     ),
 )
 

@@ -67,7 +67,7 @@ class SQLRegistry:
 
     def revision(self) -> int:
         """A number that rises, in commit order, with every visible change of the project. 3 us; 0 before the first."""
-        return self._database.revision(self._number or self._find_project())
+        return self._database.revision(self._name)
 
     def artifacts(self) -> list[ArtifactRecord]:
         """All artifacts that have a living version, sorted by name."""

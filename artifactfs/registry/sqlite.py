@@ -77,13 +77,13 @@ class SQLiteDatabase:
     def __init__(self, path: str | os.PathLike[str], *, create: bool = False, seconds: float = BUSY_SECONDS) -> None:
         self.path = Path(path).absolute()
         self._seconds = seconds
-        self._opened = False
         self._closed = False
         refuse_network_filesystem(self.path, what="the registry")
         if create and not self.path.exists():
             self._create()
         if not self.path.is_file():
             raise NotFound(f"there is no registry at {self.path}; `artifactfs init` makes a repository")
+        self._file = _identity(self.path)
         # A connection of its own for `revision`, below SQLAlchemy and never writing.
         self._watch_lock = threading.Lock()
         with self._translated():
@@ -93,7 +93,6 @@ class SQLiteDatabase:
         except BaseException:
             self._watch.close()
             raise
-        self._opened = True
         self._writer = threading.Lock()
         self._inserts: dict[tuple[str, tuple[str, ...]], str] = {}
         self._engine = create_engine(
@@ -141,6 +140,7 @@ class SQLiteDatabase:
                 connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 # IMMEDIATE: a transaction that begins by reading could not become a writer after another one wrote.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
+                self._require_file()
                 yield connection
                 connection.commit()
         finally:
@@ -159,22 +159,26 @@ class SQLiteDatabase:
             self._inserts[key] = text
         connection.exec_driver_sql(text, rows)
 
-    def revision(self, project: int) -> int:
-        """The project's revision; 0 when it is not there.
+    def revision(self, project: str) -> int:
+        """The revision of the project with this name; 0 when it is not there.
 
-        One SELECT of a cached page: 2.6 us. `PRAGMA data_version` alone, to know whether to ask, takes 2.4: both look into the
+        One SELECT of cached pages: 3 us. `PRAGMA data_version` alone, to know whether to ask, takes 2.4: both look into the
         log's shared memory.
         """
         try:
             with self._watch_lock:
                 # fetchall: a statement that is not run to its end would hold a read transaction, and the log could not be reset.
-                rows = self._watch.execute("SELECT revision FROM project WHERE id = ?", (project,)).fetchall()
+                rows = self._watch.execute("SELECT revision FROM project WHERE name = ?", (project,)).fetchall()
         except sqlite3.Error as error:
             raise self._translate(error) from error
-        return int(rows[0][0]) if rows else 0
+        revision = rows[0][0] if rows else 0
+        if not isinstance(revision, int):
+            raise Integrity(f"{self} is damaged: run `artifactfs verify`, then restore the file from a backup")
+        return revision
 
     def damages(self) -> list[str]:
         """What SQLite finds wrong with the file, a line each. Reads all of it."""
+        self._require_open()
         found: list[str] = []
         for check, lines_of in (("integrity_check", _integrity_lines), ("foreign_key_check", _foreign_key_lines)):
             try:
@@ -260,17 +264,24 @@ class SQLiteDatabase:
         cause = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(cause, "sqlite_errorcode", None)
         if code is not None:
-            if self._opened and not self.path.exists():
-                return NotFound(f"{self} is gone: it was moved or deleted while it was open")
             kind, words = _ERRORS.get(code & 0xFF, (Unavailable, "does not answer"))
             return kind(f"{self} {words} ({cause}, {getattr(cause, 'sqlite_errorname', code)})")
         if self._closed:
             return Unavailable(f"{self} was closed")
+        if isinstance(cause, sqlite3.OperationalError):  # raised by the driver itself for text that is no UTF-8
+            return Integrity(
+                f"{self} is damaged: run `artifactfs verify`, then restore the file from a backup ({cause})"
+            )
         return ArtifactFSError(f"{self} failed: {cause}")
 
     def _require_open(self) -> None:
         if self._closed:
             raise Unavailable(f"{self} was closed")
+
+    def _require_file(self) -> None:
+        """What is written to a file that has lost its name is acknowledged and gone; SQLite does not look (in WAL mode)."""
+        if _identity(self.path) != self._file:
+            raise NotFound(f"{self} is gone: it was moved, deleted or replaced while it was open")
 
 
 def _definitions() -> Iterator[str]:
@@ -300,6 +311,14 @@ def _integrity_lines(row: Sequence[Any]) -> list[str]:
 def _foreign_key_lines(row: Sequence[Any]) -> list[str]:
     table, rowid, parent, _ = row
     return [f"a row of {table} ({rowid}) names a missing {parent}"]
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _sync(path: Path) -> None:

@@ -7,13 +7,17 @@ state; safe from any thread. Statements are built once: executing a prebuilt one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import msgspec
 from sqlalchemy import Connection, Select, bindparam, func, select
 
+from artifactfs.errors import Integrity
 from artifactfs.model.names import LATEST
 from artifactfs.model.records import ArtifactRecord, VersionRecord
 from artifactfs.registry.schema import alias, artifact, version
+
+_Record = TypeVar("_Record", ArtifactRecord, VersionRecord)
 
 # Aliases hold no "/", so that it can part them.
 _PART: Final = "/"
@@ -114,7 +118,7 @@ def version_with_alias(connection: Connection, project: int, name: str, alias: s
 def aliases(connection: Connection, project: int, name: str) -> dict[str, int]:
     """Aliases and the numbers they name, sorted by alias."""
     rows = connection.execute(_ALIAS_NUMBERS, {"project": project, "name": name})
-    return dict(sorted((name, number) for name, number in rows))
+    return dict(sorted(rows.all(), key=lambda row: str(row[0])))
 
 
 def _one(connection: Connection, statement: Select[Any], values: dict[str, Any]) -> VersionRecord | None:
@@ -123,22 +127,18 @@ def _one(connection: Connection, statement: Select[Any], values: dict[str, Any])
 
 
 def _artifact(row: Sequence[Any]) -> ArtifactRecord:
-    return ArtifactRecord(*row)
+    return _record(ArtifactRecord, tuple(row))
 
 
 def _version(row: Sequence[Any]) -> VersionRecord:
-    identity, name, kind, number, digest, size, files, entries, created, description, metadata, joined = row
-    return VersionRecord(
-        identity,
-        name,
-        kind,
-        number,
-        digest,
-        size,
-        files,
-        entries,
-        created,
-        description,
-        metadata,
-        tuple(sorted(joined.split(_PART))) if joined else (),
-    )
+    *values, joined = row
+    return _record(VersionRecord, (*values, tuple(sorted(joined.split(_PART))) if isinstance(joined, str) else ()))
+
+
+def _record(kind: type[_Record], values: tuple[Any, ...]) -> _Record:
+    """A record of values in the order of its fields, which a damaged page may have given other types (1 us)."""
+    fields = dict(zip(kind.__struct_fields__, values, strict=True))
+    try:
+        return msgspec.convert(fields, kind, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        raise Integrity(f"the registry holds a damaged row ({error}): run `artifactfs verify`") from error

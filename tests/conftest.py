@@ -1,0 +1,189 @@
+"""What holds for every test, and the command line, repositories and mounts that tests of several floors use.
+
+Tests that mount run on one worker; Hypothesis measures no time. Whatever a test mounts is gone when it ends, also when it
+fails, and the session ends with a look for mounts and processes that were left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from artifactfs.repository import Repository
+
+TESTS = Path(__file__).parent
+# These suites start daemons and mounts: side by side they would share the kernel's FUSE limits and this machine's cores.
+MOUNTING = ("mount", "faults", "semantics", "cli")
+COMMAND_SECONDS = 120
+
+settings.register_profile("artifactfs", deadline=None)
+settings.load_profile("artifactfs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        suite = item.path.relative_to(TESTS).parts[0]
+        if suite in MOUNTING:
+            item.add_marker(pytest.mark.xdist_group("mounting"))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.stdout.splitlines()
+
+
+class Cli:
+    """``artifactfs`` as a person runs it: a process of its own, with a home directory that belongs to the test."""
+
+    program = (sys.executable, "-m", "artifactfs")
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.cwd = home
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("ARTIFACTFS_", "XDG_"))}
+        self.env = {**kept, "HOME": str(home), "PYTHONPATH": str(TESTS.parent), "TZ": "UTC", "COLUMNS": "120"}
+
+    @property
+    def mountpoint(self) -> Path:
+        """Where fixtures mount."""
+        return self.home / "artifacts"
+
+    def start(self, *words: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """Begin a command and return at once."""
+        return subprocess.Popen(
+            [*self.program, *map(str, words)],
+            cwd=cwd or self.cwd,
+            env={**self.env, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Finished:
+        """Run a command to its end, whatever its exit status."""
+        with self.start(*words, cwd=cwd, env=env) as process:
+            try:
+                stdout, stderr = process.communicate(timeout=COMMAND_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        assert "Traceback" not in stderr, stderr
+        return Finished(process.returncode, stdout, stderr)
+
+    def __call__(self, *words: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Finished:
+        """Run a command that must succeed."""
+        finished = self.run(*words, cwd=cwd, env=env)
+        assert finished.status == 0, finished
+        return finished
+
+    def refuses(self, *words: object, status: int = 1, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+        """Run a command that must fail with ``status``, nothing on stdout and one message; returns the message."""
+        finished = self.run(*words, cwd=cwd, env=env)
+        assert finished.status == status, finished
+        assert finished.stdout == ""
+        first, *more = finished.stderr.splitlines()
+        assert first.startswith("artifactfs: "), finished.stderr
+        assert all(line.startswith("  ") for line in more), finished.stderr
+        return finished.stderr.removeprefix("artifactfs: ").rstrip("\n")
+
+
+def eventually(condition: Callable[[], object], *, seconds: float = 15.0) -> None:
+    """Return as soon as the condition holds; fail after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"did not come true within {seconds:.0f} s"
+        time.sleep(0.01)
+
+
+def mounts_below(directory: Path) -> list[str]:
+    """Mount points below a directory, innermost first."""
+    lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    points = [re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split(" ")[4]) for line in lines]
+    return sorted((point for point in points if point.startswith(f"{directory}/")), key=len, reverse=True)
+
+
+def daemons_below(directory: Path) -> list[int]:
+    """Processes of mounts whose home lies below a directory."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            if (process / "comm").read_text().strip() != "artifactfs":
+                continue
+            for variable in (process / "environ").read_bytes().split(b"\0"):
+                if variable.startswith(b"HOME=" + os.fsencode(directory)):
+                    found.append(int(process.name))
+    return found
+
+
+def clear_below(directory: Path) -> None:
+    """Remove every mount below a directory and end their processes, without asking them."""
+    for pid in daemons_below(directory):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for point in mounts_below(directory):
+        tool = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
+        subprocess.run([*tool, point], check=False, capture_output=True)
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    home = tmp_path / "home"
+    home.mkdir()
+    yield Cli(home)
+    clear_below(tmp_path)
+
+
+@pytest.fixture
+def repository(cli: Cli) -> Iterator[Repository]:
+    """The repository that ``cli`` uses by default, open."""
+    with Repository.create(str(cli.home / ".local/share/artifactfs/repository")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def mounted(cli: Cli) -> Iterator[Callable[..., Path]]:
+    """Mounts on call: ``mounted("--read-only")`` gives the root of the tree. Unmounted, politely, when the test ends."""
+    points: list[Path] = []
+
+    def mount(*options: str, mountpoint: Path | None = None) -> Path:
+        point = mountpoint or cli.mountpoint
+        cli("mount", point, *options)
+        points.append(point)
+        return point
+
+    yield mount
+    for point in points:
+        if str(point) in mounts_below(cli.home.parent):
+            cli.run("unmount", "--force", point)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    yield
+    base = tmp_path_factory.getbasetemp()
+    mounts, daemons = mounts_below(base), daemons_below(base)
+    clear_below(base)
+    assert not mounts, f"left mounted: {mounts}"
+    assert not daemons, f"left running: {daemons}"
