@@ -17,23 +17,23 @@ import msgspec
 
 from artifactfs.content.writer import ContentWriter, FileContent
 from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput, NotFound, translate_os
-from artifactfs.model.names import check_alias, check_entry_path, check_metadata, check_name, check_part, check_type
+from artifactfs.model.names import (
+    check_alias,
+    check_entry_path,
+    check_metadata,
+    check_name,
+    check_part,
+    check_type,
+    leaves_artifact,
+)
 from artifactfs.model.records import CommitResult
 from artifactfs.model.tree import Entry, FileEntry, LinkEntry, RefEntry, TreeSummary, build_tree
-from artifactfs.repository import Repository
+from artifactfs.repository import Progress, Repository
 
 MAX_NAMED: Final = 20
 """Bad files that an error names; the rest are counted."""
 READ_ATTEMPTS: Final = 3
 """How often a file that changes while it is read is tried."""
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """How far a commit is: files and bytes read, bytes stored (both rising)."""
-
-    files: int
-    bytes_read: int
-    bytes_stored: int
 
 
 class DraftStats(msgspec.Struct):
@@ -298,15 +298,7 @@ def check_link(prefix: str, target: str, shown: str) -> None:
         target.encode()
     except UnicodeEncodeError:
         raise InvalidInput(f"{shown}: the symlink's target is not valid UTF-8") from None
-    depth = prefix.count("/")
-    outside = target.startswith("/")
-    for part in target.split("/"):
-        if part == "..":
-            depth -= 1
-            outside = outside or depth < 0
-        elif part not in {"", "."}:
-            depth += 1
-    if outside:
+    if leaves_artifact(prefix, target):
         raise InvalidInput(
             f"{shown}: the symlink points outside the artifact, to {target!r}; "
             "--follow-links stores what it points to, or leave it out"

@@ -17,7 +17,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Final, Self
@@ -212,7 +212,8 @@ class Repository:
         finally:
             stop.set()
             beat.join()
-            self.registry.close_session(session)
+            with suppress(ArtifactFSError):  # it expires by itself; what was done stays done
+                self.registry.close_session(session)
 
     def _heartbeat(self, session: int, stop: Event) -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
@@ -222,6 +223,14 @@ class Repository:
                 return  # expired: the commit will say so
             except ArtifactFSError:
                 continue  # busy or out of reach now: eight more tries before it expires
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a commit is: files and bytes read, bytes stored (both rising)."""
+
+    files: int
+    bytes_read: int
+    bytes_stored: int
 
 
 class Writing:

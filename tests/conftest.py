@@ -24,7 +24,7 @@ from artifactfs.repository import Repository
 
 TESTS = Path(__file__).parent
 # These suites start daemons and mounts: side by side they would share the kernel's FUSE limits and this machine's cores.
-MOUNTING = ("mount", "faults", "semantics", "cli")
+MOUNTING = ("mount", "mounted", "faults", "semantics", "cli")
 COMMAND_SECONDS = 120
 
 settings.register_profile("artifactfs", deadline=None)

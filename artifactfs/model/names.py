@@ -155,6 +155,21 @@ def parse_address(text: str) -> Address:
     )
 
 
+def leaves_artifact(directory: str, target: str) -> bool:
+    """Whether a symlink's target is outside the artifact; ``directory`` is where the link lies (ends with ``/``, or empty)."""
+    depth = directory.count("/")
+    if target.startswith("/"):
+        return True
+    for part in target.split("/"):
+        if part == "..":
+            depth -= 1
+            if depth < 0:
+                return True
+        elif part not in {"", "."}:
+            depth += 1
+    return False
+
+
 def check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     """A JSON object as it is stored: at most 100 top-level keys, NaN as null. Raises InvalidInput.
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,10 +62,12 @@ def test_what_a_killed_writer_left_goes_when_the_store_is_opened_next(store):
     )
     with subprocess.Popen([sys.executable, "-c", code, str(store.root)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"begun\n"
-        LocalStore(store.root)
-        assert len(temporary_files(store)) == 1, "a living writer's file stays"
-        process.send_signal(signal.SIGKILL)
+        try:
+            assert process.stdout.readline() == b"begun\n"
+            LocalStore(store.root)
+            assert len(temporary_files(store)) == 1, "a living writer's file stays"
+        finally:
+            process.kill()
     LocalStore(store.root)
     assert temporary_files(store) == []
 

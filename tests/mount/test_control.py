@@ -213,8 +213,9 @@ def test_only_this_user_and_root_are_served(workspace, monkeypatch):
     assert stat.S_IMODE((workspace / control.SOCKET).stat().st_mode) == 0o600
     mine = os.geteuid()
     monkeypatch.setattr(control, "_credentials", lambda connection: (1, mine + 1))
-    with pytest.raises(Access, match="another user"):
-        control._Peer(socket.socketpair()[0]).check_user()
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(Access, match="another user"):
+        control._Peer(ours).check_user()
     monkeypatch.setattr(control.os, "geteuid", lambda: mine + 2)
     with pytest.raises(Access, match="another user"):
         request(workspace, "echo")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,23 @@ class Readers:
         assert not any(thread.is_alive() for thread in self.threads)
 
 
-def reader(path: Path, *, direct: bool = False) -> subprocess.Popen[bytes]:
-    flags = ["iflag=direct"] if direct else []
-    return subprocess.Popen(
-        ["dd", f"if={path}", "of=/dev/null", "bs=4096", *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+Reader = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    """Starts processes that each read a file; they are gone when the test ends."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(path: Path, *, direct: bool = False) -> subprocess.Popen[bytes]:
+        command = ["dd", f"if={path}", "of=/dev/null", "bs=4096", *(["iflag=direct"] if direct else [])]
+        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait(PATIENCE)
 
 
 def answers(path: Path) -> None:
@@ -95,11 +108,12 @@ def test_past_the_bound_a_read_fails_at_once(memory_mount):
 
 
 def test_lookups_that_wait_delay_nobody(memory, mnt):
+    """In a directory of their own: a lookup holds its directory in the kernel, so nothing is made in it meanwhile."""
     names = [f"slow{number}" for number in range(12)]
     for name in names:
-        memory.call("add", name, "content")
+        memory.call("add", f"far-{name}/{name}", "content")
         memory.call("slow_name", name)
-    readers = Readers([mnt / name for name in names])
+    readers = Readers([mnt / f"far-{name}" / name for name in names])
     answers(mnt)
     assert readers.results == {}
     memory.call("unstall")
@@ -108,7 +122,7 @@ def test_lookups_that_wait_delay_nobody(memory, mnt):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stalled_reader_can_be_killed(memory, mnt, number):
+def test_a_stalled_reader_can_be_killed(memory, mnt, reader, number):
     memory.call("add", "file", "content")
     memory.call("stall", "file")
     # libfuse tells its threads nothing of interrupts, so there only the page cache lets a killed reader go.
@@ -124,11 +138,10 @@ def test_a_stalled_reader_can_be_killed(memory, mnt, number):
 
 
 @pytest.mark.parametrize("binding", ["kernel"])
-def test_a_killed_lookup_is_given_up(memory, mnt):
-    """And the directory handle that an abandoned open made is released."""
+def test_a_killed_lookup_is_given_up(memory, mnt, reader):
     memory.call("add", "slow/inner", "content")
     memory.call("slow_name", "slow")
-    process = subprocess.Popen(["ls", str(mnt / "slow")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = reader(mnt / "slow/inner")
     eventually(lambda: memory.call("counts").get("lookup", 0) > 0)
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) < 0
@@ -138,7 +151,7 @@ def test_a_killed_lookup_is_given_up(memory, mnt):
 
 
 @pytest.mark.parametrize("binding", ["kernel"])
-def test_every_request_gets_one_reply(memory, mnt):
+def test_every_request_gets_one_reply(memory, mnt, reader):
     memory.call("add", "file%d", "content", 50)
     memory.call("stall", "file%d", 50)
     processes = [reader(mnt / f"file{number}", direct=bool(number % 2)) for number in range(50)]

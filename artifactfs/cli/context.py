@@ -1,0 +1,127 @@
+"""What every command needs: settings, an open repository, and the types of its arguments.
+
+Settings are read on first use, so that ``--help`` works with a broken configuration file. Runs on the main thread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from artifactfs.cli.printing import note
+from artifactfs.errors import InvalidInput, NotFound
+from artifactfs.model.names import Address, check_alias, check_metadata, parse_address
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from artifactfs.config import Settings
+    from artifactfs.repository import Repository
+
+
+class Context:
+    """The options before the command's name, and what follows from them."""
+
+    def __init__(self, *, repository: str | None = None, project: str | None = None) -> None:
+        self._repository = repository
+        self._project = project
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Options, environment, configuration file, defaults."""
+        from artifactfs import config
+
+        return config.load(repository=self._repository, project=self._project)
+
+    def open(self, *, create: bool = False, project: str | None = None) -> Repository:
+        """Open the repository; ``create`` makes an embedded one on first use. Close it (it is a context manager)."""
+        from artifactfs.repository import Repository
+
+        location, project = self.settings.repository, project or self.settings.project
+        try:
+            return Repository.open(location, project=project)
+        except NotFound:
+            if not create:
+                raise
+        repository = Repository.open_or_create(location, project=project)
+        note(f"made a new repository in {location}")
+        return repository
+
+    def open_for(self, address: Address) -> Repository:
+        """Open the repository in the project of an address."""
+        return self.open(project=address.project)
+
+
+pass_context: Callable[[Callable[..., Any]], Callable[..., Any]] = click.make_pass_decorator(Context)
+
+
+class AddressType(click.ParamType[Address]):
+    """``name``, ``name:version-or-alias``, ``name:v0/path``, ``project/name:v0``."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        """Parse; raises InvalidInput."""
+        del param, ctx
+        return value if isinstance(value, Address) else parse_address(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names of artifacts; after ``:`` aliases and versions."""
+        del param
+        from artifactfs.cli.completion import complete_address
+
+        return complete_address(ctx, incomplete)
+
+
+class NameType(click.ParamType[str]):
+    """An artifact's name, completed but not checked here: commands differ in what they say about a wrong one."""
+
+    name = "name"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names of artifacts."""
+        del param
+        from artifactfs.cli.completion import complete_name
+
+        return complete_name(ctx, incomplete)
+
+
+ADDRESS = AddressType()
+NAME = NameType()
+
+
+def version_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that `put` and `commit` share: what belongs to the new version."""
+    for option in (
+        click.option("--metadata", "metadata", metavar="K=V", multiple=True, help="Metadata; V is JSON, or else text."),
+        click.option("--description", metavar="TEXT", help="Free text that says what this version is."),
+        click.option("--alias", "aliases", metavar="NAME", multiple=True, help="Alias to move to it, besides latest."),
+        click.option("--type", "type_", metavar="TYPE", help="dataset (default), model, result, or another word."),
+    ):
+        command = option(command)
+    return command
+
+
+def read_metadata(pairs: tuple[str, ...]) -> dict[str, Any] | None:
+    """``K=V`` options as a metadata object; None without any. Raises InvalidInput."""
+    metadata: dict[str, Any] = {}
+    for pair in pairs:
+        key, mark, value = pair.partition("=")
+        if not mark or not key:
+            raise InvalidInput(f"not metadata: {pair!r}; give KEY=VALUE, for example --metadata rows=17379")
+        if key in metadata:
+            raise InvalidInput(f"--metadata {key} is given twice; a list is written as JSON: --metadata '{key}=[1, 2]'")
+        try:
+            metadata[key] = json.loads(value)
+        except (ValueError, RecursionError):
+            metadata[key] = value
+    return check_metadata(metadata) if metadata else None
+
+
+def read_aliases(aliases: tuple[str, ...]) -> tuple[str, ...]:
+    """Checked aliases without repetition, in the order given. Raises InvalidInput."""
+    return tuple(dict.fromkeys(check_alias(alias) for alias in aliases))

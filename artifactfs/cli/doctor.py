@@ -1,0 +1,216 @@
+"""The checks of ``doctor``: what ArtifactFS needs on this machine, what was found, and what to do about it.
+
+Looks only; makes nothing but, in an existing repository, what opening it makes. Every check ends by itself: a mount that does
+not answer is given five seconds. Runs on the main thread.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from artifactfs import config
+from artifactfs.cli.context import Context
+from artifactfs.cli.printing import many, size
+from artifactfs.config import Settings
+from artifactfs.errors import ArtifactFSError, NotFound
+
+_LITTLE_SPACE: Final = 1 << 30  # bytes free below which a warning is due
+_OLDEST_KERNEL: Final = (5, 4)  # FUSE protocol 7.31
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: ``state`` says whether it stands in the way, ``advice`` what to do (empty when nothing)."""
+
+    check: str
+    state: Literal["ok", "warn", "fail"]
+    found: str
+    advice: str = ""
+
+
+def examine(context: Context) -> list[Finding]:
+    """Every check, in the order in which to mend things."""
+    findings = [_python(), _chunker(), *_fuse()]
+    try:
+        settings = context.settings
+    except ArtifactFSError as error:
+        return [*findings, Finding("configuration", "fail", str(error))]
+    return [*findings, _configuration(settings), *_repository(settings), _workspaces(settings), *_mounts(settings)]
+
+
+def _python() -> Finding:
+    return Finding("python", "ok", f"{platform.python_version()} ({sys.executable})")
+
+
+def _chunker() -> Finding:
+    from artifactfs.content.chunks import accelerated
+
+    if accelerated():
+        return Finding("chunking", "ok", "compiled")
+    return Finding(
+        "chunking",
+        "warn",
+        "in pure Python: storing files above 4 MiB is slow",
+        "install a wheel of pyfastcdc with its compiled part: pip install --force-reinstall --only-binary :all: pyfastcdc",
+    )
+
+
+def _fuse() -> Iterator[Finding]:
+    yield _kernel()
+    yield _device()
+    yield _fusermount()
+    yield _allow_other()
+    yield _libfuse()
+
+
+def _kernel() -> Finding:
+    release = platform.release()
+    numbers = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
+    if numbers >= _OLDEST_KERNEL:
+        return Finding("kernel", "ok", f"Linux {release}")
+    return Finding("kernel", "fail", f"{platform.system()} {release}", "mounts need Linux 5.4 or newer")
+
+
+def _device() -> Finding:
+    path = "/dev/fuse"
+    if not Path(path).exists():
+        advice = "load the module: modprobe fuse; in a container, start it with --device /dev/fuse --cap-add SYS_ADMIN"
+        return Finding("/dev/fuse", "fail", "is not there", advice)
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        return Finding("/dev/fuse", "fail", f"cannot be opened: {reason}", "as root: chmod 666 /dev/fuse")
+    return Finding("/dev/fuse", "ok", "can be opened")
+
+
+def _fusermount() -> Finding:
+    program = shutil.which("fusermount3") or shutil.which("fusermount")
+    if program is None:
+        state: Literal["warn", "fail"] = "warn" if os.geteuid() == 0 else "fail"
+        return Finding("fusermount3", state, "is not there", "install it: apt-get install fuse3")
+    if os.geteuid() != 0 and not _is_setuid_root(Path(program)):
+        return Finding("fusermount3", "fail", f"{program} is not set-uid root", f"as root: chmod u+s {program}")
+    return Finding("fusermount3", "ok", program)
+
+
+def _is_setuid_root(program: Path) -> bool:
+    status = program.stat()
+    return bool(status.st_mode & 0o4000) and status.st_uid == 0
+
+
+def _allow_other() -> Finding:
+    if os.geteuid() == 0:
+        return Finding("allow-other", "ok", "allowed, as this is root")
+    try:
+        lines = Path("/etc/fuse.conf").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    if any(line.split("#")[0].strip() == "user_allow_other" for line in lines):
+        return Finding("allow-other", "ok", "allowed")
+    advice = "only for mount --allow-other: as root, add the line user_allow_other to /etc/fuse.conf"
+    return Finding("allow-other", "ok", "not allowed", advice)
+
+
+def _libfuse() -> Finding:
+    name = ctypes.util.find_library("fuse3") or ctypes.util.find_library("fuse")
+    if name is None:
+        advice = "only for mount --binding fusepy: apt-get install libfuse3-3 (newer systems: libfuse3-4)"
+        return Finding("libfuse", "ok", "not installed", advice)
+    return Finding("libfuse", "ok", name)
+
+
+def _configuration(settings: Settings) -> Finding:
+    path = settings.config_file
+    values = config.read_config(path)
+    if not path.exists():
+        return Finding("configuration", "ok", f"none ({path})")
+    return Finding("configuration", "ok", f"{path}: {', '.join(sorted(values)) or 'empty'}")
+
+
+def _repository(settings: Settings) -> Iterator[Finding]:
+    from artifactfs.repository import Repository
+
+    where = settings.repository
+    try:
+        with Repository.open(where, project=settings.project) as repository:
+            artifacts = len(repository.registry.artifacts())
+    except NotFound:
+        yield Finding("repository", "ok", f"none yet at {where}", "the first put or mount makes it")
+        yield _space("free space", Path(where))
+        return
+    except ArtifactFSError as error:
+        yield Finding("repository", "fail", str(error))
+        return
+    yield Finding("repository", "ok", f"{where} (project {settings.project}: {many(artifacts, 'artifact')})")
+    if not os.access(where, os.W_OK):
+        yield Finding("repository", "warn", "is read-only for this user", f"to put and commit: chown {where}")
+    yield _space("free space", Path(where))
+
+
+def _space(check: str, path: Path) -> Finding:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    try:
+        usage = os.statvfs(path)
+    except OSError as error:
+        return Finding(check, "warn", f"unknown: {(error.strerror or str(error)).lower()}")
+    free = usage.f_bavail * usage.f_frsize
+    if free < _LITTLE_SPACE:
+        return Finding(check, "warn", f"{size(free)} at {path}", "free some space, or move the repository")
+    return Finding(check, "ok", f"{size(free)} at {path}")
+
+
+def _workspaces(settings: Settings) -> Finding:
+    """Staging lives here: it must be a local disk that can be written."""
+    from artifactfs.registry.netfs import refuse_network_filesystem
+
+    place = settings.workspaces
+    try:
+        refuse_network_filesystem(place, what="the workspaces of mounts")
+    except ArtifactFSError as error:
+        return Finding("workspaces", "fail", str(error), "set XDG_STATE_HOME to a directory on a local disk")
+    present = place
+    while not present.exists() and present != present.parent:
+        present = present.parent
+    if not os.access(present, os.W_OK | os.X_OK):
+        return Finding(
+            "workspaces", "fail", f"{present} cannot be written", "mend its permissions, or set XDG_STATE_HOME"
+        )
+    return Finding("workspaces", "ok", str(place))
+
+
+def _mounts(settings: Settings) -> Iterator[Finding]:
+    from artifactfs.cli.mounts import live_mounts
+    from artifactfs.mount import attach, ending
+
+    alive = {live.mountpoint: live for live in live_mounts(settings)}
+    for path, live in alive.items():
+        yield Finding("mount", "ok", f"{path} (process {live.status.get('pid')})")
+    for entry in attach.mounts():
+        if entry.kind == ending.KIND and entry.mountpoint not in alive:
+            yield _foreign(entry.mountpoint, attach.is_dead, attach.bounded)
+    if not alive:
+        yield Finding("mount", "ok", "none of this user")
+
+
+def _foreign(
+    path: str, is_dead: Callable[[str], bool], bounded: Callable[[float, Callable[[], object]], bool]
+) -> Finding:
+    """A mount of ours whose process does not answer to this user."""
+    answer: list[bool] = []
+    if not bounded(5.0, lambda: answer.append(is_dead(path))):
+        return Finding("mount", "fail", f"{path} does not answer", f"artifactfs unmount --force {path}")
+    if answer == [True]:
+        return Finding(
+            "mount", "fail", f"{path} is dead: its process has ended", f"artifactfs mount {path}, or unmount"
+        )
+    return Finding("mount", "ok", f"{path} (another user's, or with another state directory)")

@@ -1,0 +1,282 @@
+"""The frame around the commands: help, completion, doctor, configuration, exit statuses, and how failures look."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from artifactfs.cli.fstab import translate
+from artifactfs.cli.main import COMMANDS
+from artifactfs.errors import InvalidInput
+
+NAMES = [name for _, _, names in COMMANDS for name in names]
+HEAVY = ("sqlalchemy", "rich", "pyfastcdc", "zstandard", "mfusepy", "sqlite3", "ctypes")
+
+
+def test_help_lists_every_command_and_topic(cli):
+    text = cli("--help").stdout
+    for name in NAMES:
+        assert f"\n  {name} " in text
+    assert cli("help").stdout.startswith(text.rstrip("\n"))
+    assert cli("-h").stdout == text
+    assert cli("--version").stdout.startswith("artifactfs 0.")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_explains_itself_with_an_example(cli, name):
+    text = cli(name, "--help").stdout
+    assert text.startswith(f"Usage: artifactfs {name} ")
+    assert f"\n    artifactfs {name}" in text or f"artifactfs {name} " in text.partition("Example:")[2]
+    assert cli("help", name).stdout == text
+
+
+def test_help_imports_nothing_heavy(cli):
+    code = (
+        "import sys; sys.argv = ['artifactfs', '--help']\n"
+        "from artifactfs.cli.main import main\n"
+        "try: main()\n"
+        f"except SystemExit: print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=cli.env, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("HEAVY []\n")
+
+
+def test_help_shows_documents_as_they_are_when_piped(cli):
+    from importlib.resources import files
+
+    documents = sorted(item.name.removesuffix(".md") for item in (files("artifactfs") / "docs").iterdir())
+    listed = cli("help").stdout
+    for topic in documents:
+        assert f"\n  {topic} " in listed
+        text = (files("artifactfs") / "docs" / f"{topic}.md").read_text("utf-8")
+        assert cli("help", topic).stdout == text.rstrip("\n") + "\n"
+    assert "no topic or command 'nope'" in cli.refuses("help", "nope")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nope"], "No such command 'nope'; see artifactfs --help"),
+        (["ls", "a", "b"], "see artifactfs ls --help"),
+        (["alias", "add", "x"], "Missing argument 'ALIAS...'; see artifactfs alias add --help"),
+        (["--project", "a/b", "ls"], "'a-b' would do"),
+        (["ls", "a:b:c"], "not a"),
+        (["log", "a/b"], "not an artifact name"),
+        (["completion", "tcsh"], "'tcsh' is not one of"),
+        (["verify", "a:v0/path"], "names a path"),
+        (["stage", "a:v0", "--empty"], "must not name a version"),
+        (["commit", "--metadata", "x"], "KEY=VALUE"),
+        (["mount", "--pin", "x=3"], "NAME=vN"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(cli, words, said):
+    message = cli.refuses(*words, status=2)
+    assert said in message
+    assert "\n" not in message
+
+
+def test_no_command_shows_help_as_wrong_usage(cli):
+    finished = cli.run()
+    assert finished.status == 2
+    assert finished.stdout == ""
+    assert finished.stderr == cli("--help").stdout
+    assert "Missing command" in cli.refuses("alias", status=2)
+
+
+# -- configuration -----------------------------------------------------------------------------------------------------
+
+
+def test_command_line_environment_and_file_in_this_order(cli):
+    for name in ("option", "environment", "file"):
+        cli("init", cli.home / name)
+    config = cli.home / ".config" / "artifactfs" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('repository = "~/file"\nproject = "bikes"\n')
+    (cli.home / "data").write_text("x")
+
+    def used(*words, **env):
+        cli(*words, "put", "x", "data", env=env)
+        return json.loads(cli(*words, "show", "x", "--json", env=env).stdout)
+
+    assert used()["repository"] == str(cli.home / "file")
+    assert used()["project"] == "bikes"
+    environment = {"ARTIFACTFS_REPOSITORY": str(cli.home / "environment"), "ARTIFACTFS_PROJECT": "cars"}
+    assert used(**environment)["repository"] == str(cli.home / "environment")
+    assert used(**environment)["project"] == "cars"
+    options = ["--repository", cli.home / "option", "--project", "boats"]
+    assert used(*options, **environment)["repository"] == str(cli.home / "option")
+    assert used(*options, **environment)["project"] == "boats"
+    assert used(ARTIFACTFS_REPOSITORY="")["repository"] == str(cli.home / "file")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("repository = ", "not valid TOML"),
+        ('reposotory = "x"', "unknown key 'reposotory'"),
+        ("project = 3", "must be text in quotes"),
+        ('project = "a b"', "'a-b' would do"),
+        (b"project = '\xff'", "not valid TOML"),
+    ],
+)
+def test_a_broken_configuration_is_named(cli, text, said):
+    config = cli.home / ".config" / "artifactfs" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert said in cli.refuses("ls", status=2)
+    assert cli("--help").stdout
+    finished = cli.run("doctor")
+    assert finished.status == 1
+    assert "fail  configuration" in finished.stdout
+
+
+def test_xdg_directories_are_respected(cli):
+    (cli.home / "data").write_text("x")
+    env = {"XDG_DATA_HOME": str(cli.home / "d"), "XDG_STATE_HOME": "relative/ignored"}
+    cli("put", "x", "data", env=env)
+    assert (cli.home / "d" / "artifactfs" / "repository" / "repository.json").exists()
+    assert f"{cli.home}/.local/state" in cli("doctor", env=env).stdout
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unforeseen_failure_is_a_line_and_a_log(cli):
+    (cli.home / "data").write_text("x")
+    program = (
+        "import artifactfs.repository\n"
+        "from artifactfs.cli.main import main\n"
+        "def broken(*_, **__): raise RuntimeError('surprise')\n"
+        "artifactfs.repository.Repository.open = broken\n"
+        "main()\n"
+    )
+    cli.program = (sys.executable, "-c", program)
+    log = cli.home / ".local/state/artifactfs/error.log"
+    assert cli.refuses("ls") == f"unexpected failure: RuntimeError: surprise; details in {log}"
+    assert "Traceback" in log.read_text()
+    with cli.start("ls", env={"ARTIFACTFS_DEBUG": "1"}) as process:
+        assert "Traceback" in process.communicate()[1]
+    assert process.returncode == 1
+
+
+def test_an_interrupted_command_ends_quietly(cli):
+    os.mkfifo(cli.home / "config")
+    (cli.home / ".config/artifactfs").mkdir(parents=True)
+    (cli.home / ".config/artifactfs/config.toml").symlink_to(cli.home / "config")
+    with cli.start("ls") as process:
+        # The command has opened its configuration, and now waits for somebody to write it.
+        with open(cli.home / "config", "wb"):
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout, stderr) == (130, "", "")
+
+
+def test_a_reader_that_goes_away_is_no_error(cli):
+    for number in range(3000):
+        (cli.home / "many" / f"{number:0100}").mkdir(parents=True)
+    cli("put", "many", "many")
+    with cli.start("ls", "many:v0") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_output_in_a_poor_encoding_is_escaped(cli):
+    (cli.home / "größe").write_text("x")
+    cli("put", "x", "größe")
+    env = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii:strict"}
+    assert "gr\\xf6\\xdfe" in cli("ls", "x:v0", env=env).stdout
+
+
+# -- doctor, completion, fstab -----------------------------------------------------------------------------------------
+
+
+def test_doctor_says_what_is_right_and_what_is_not(cli):
+    finished = cli.run("doctor", "--json")
+    checks = {item["check"]: item for item in json.loads(finished.stdout)}
+    assert set(checks) >= {
+        "python", "chunking", "kernel", "/dev/fuse", "fusermount3", "allow-other", "libfuse", "configuration",
+        "repository", "free space", "workspaces", "mount",
+    }  # fmt: skip
+    assert finished.status == int(any(item["state"] == "fail" for item in checks.values()))
+    assert "none yet" in checks["repository"]["found"]
+    (cli.home / "notes").mkdir()
+    (cli.home / "notes" / "file").write_text("x")
+    finished = cli.run("--repository", cli.home / "notes", "doctor")
+    assert finished.status == 1
+    assert f"fail  repository     {cli.home}/notes is not an ArtifactFS repository" in finished.stdout
+
+
+def complete(cli, shell: str, line: str) -> list[str]:
+    words = line.split(" ")
+    env = {"_ARTIFACTFS_COMPLETE": f"{shell}_complete"}
+    if shell == "bash":
+        env["ARTIFACTFS_LINE"] = line
+    else:
+        env |= {"COMP_WORDS": line, "COMP_CWORD": words[-1] if shell == "fish" else str(len(words) - 1)}
+    return cli("", env=env).stdout.split()
+
+
+def test_completion_knows_commands_artifacts_and_aliases(cli):
+    (cli.home / "data").write_text("x")
+    cli("put", "bike-dataset", "data", "--alias", "best")
+    cli("put", "bike-model", "data")
+    assert complete(cli, "bash", "artifactfs un") == ["plain,unmount"]
+    assert complete(cli, "bash", "artifactfs show bike-") == ["plain,bike-dataset", "plain,bike-model"]
+    assert complete(cli, "bash", "artifactfs show bike-dataset:") == [
+        "plain,bike-dataset:best", "plain,bike-dataset:latest", "plain,bike-dataset:v0"
+    ]  # fmt: skip
+    assert complete(cli, "bash", "artifactfs log bike-d") == ["plain,bike-dataset"]
+    assert "plain,--recursive" in complete(cli, "bash", "artifactfs ls --r")
+    assert complete(cli, "bash", f"artifactfs --repository {cli.home}/none show b") == []
+    assert "bike-model" in complete(cli, "zsh", "artifactfs show bike-m")
+    assert "plain,bike-model" in complete(cli, "fish", "artifactfs show bike-m")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(cli, shell):
+    text = cli("completion", shell).stdout
+    assert f"_ARTIFACTFS_COMPLETE={shell}_complete" in text
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+def test_bash_completes_after_a_colon(cli):
+    (cli.home / "data").write_text("x")
+    cli("put", "bike-dataset", "data", "--alias", "best")
+    script = cli("completion", "bash").stdout.replace("complete -o nosort", "complete")
+    # What readline does: the word broken at ":", and the function called with the line.
+    driver = f"""
+artifactfs() {{ :; }}
+env() {{ command env "${{@:1:2}}" {sys.executable} -m artifactfs; }}
+{script}
+COMP_WORDBREAKS=$' \\t\\n:='
+COMP_LINE="artifactfs show bike-dataset:b"; COMP_POINT=${{#COMP_LINE}}
+_artifactfs_completion
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run(
+        ["bash", "-c", driver], env=cli.env, cwd=cli.home, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "best\n"
+
+
+def test_fstab_options_become_a_command_line():
+    words = ["/data", "/mnt/x", "-s", "-o", "rw,nofail,ro,allow_other,pin=a=v3,project=bikes,x-systemd.automount", "-n"]
+    assert translate(words) == [
+        "--repository", "/data", "--project", "bikes", "mount", "/mnt/x", "--read-only", "--allow-other", "--pin", "a=v3",
+    ]  # fmt: skip
+    with pytest.raises(InvalidInput, match="unknown mount option 'big_writes'"):
+        translate(["/data", "/mnt/x", "-o", "big_writes"])
+    with pytest.raises(InvalidInput, match="REPOSITORY MOUNTPOINT"):
+        translate(["/data"])
+
+

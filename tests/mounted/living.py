@@ -1,0 +1,186 @@
+"""A mount as a person has it: made by the command line, served by a process of its own, gone when the test is over."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import Cli, Finished, clear_below, daemons_below, mounts_below
+
+BINDINGS = ("kernel", "fusepy")
+GONE_SECONDS = 20.0
+TOOL_SECONDS = 100.0
+
+
+class Mounted:
+    """One mount point and the repository below ``home``. ``options`` are those of `artifactfs mount`."""
+
+    def __init__(self, home: Path, binding: str, options: tuple[str, ...] = ()) -> None:
+        self.cli = Cli(home)
+        self.binding = binding
+        self.options = options
+        self.root = home / "artifacts"
+        self.complaints = 0  # lines of the log, errors and tracebacks, that the test has provoked
+
+    # Commands.
+
+    def run(self, *words: object, cwd: Path | None = None) -> Finished:
+        return self.cli.run(*words, cwd=cwd)
+
+    def __call__(self, *words: object, cwd: Path | None = None) -> Finished:
+        return self.cli(*words, cwd=cwd)
+
+    def refuses(self, *words: object, cwd: Path | None = None) -> str:
+        return self.cli.refuses(*words, cwd=cwd)
+
+    def commit(self, name: str, *options: object) -> str:
+        """Commit staging; returns what was printed: ``name:vN``."""
+        return self("commit", name, *options).stdout.strip()
+
+    # Life.
+
+    def mount(self, *options: str) -> Finished:
+        return self("mount", self.root, "--binding", self.binding, *(options or self.options))
+
+    remount = mount
+
+    @property
+    def pid(self) -> int:
+        return int(self.status()["pid"])
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal to the process of the mount and wait for its end."""
+        (pid,) = daemons_below(self.cli.home)
+        watch = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(watch, number)
+            assert ended(watch), f"process {pid} did not end within {GONE_SECONDS:.0f} s"
+        finally:
+            os.close(watch)
+
+    def unmount(self, *options: str) -> Finished:
+        return self("unmount", self.root, *options)
+
+    # What the mount says of itself.
+
+    def status(self) -> dict[str, Any]:
+        found = json.loads((self.root / ".artifactfs/status.json").read_bytes())
+        assert isinstance(found, dict)
+        return found
+
+    def requests(self) -> Counter[str]:
+        """Requests so far, by operation."""
+        return Counter(self.status()["counts"]["requests"])
+
+    def requests_of(self, action: Callable[[], object]) -> Counter[str]:
+        """The requests that an action makes, without those by which they are read."""
+        self.requests()
+        first = self.requests()
+        second = self.requests()
+        action()
+        third = self.requests()
+        for each in (first, second, third):
+            for name in ("forget", "batch_forget"):
+                each.pop(name, None)
+        return (third - second) - (second - first)
+
+    def log(self) -> str:
+        logs = (self.cli.home / ".local/state/artifactfs/mounts").glob("*/daemon.log")
+        return "".join(path.read_text() for path in logs)
+
+    # Short cuts.
+
+    def put(self, name: str, source: Path, *options: object) -> str:
+        return self("put", name, source, *options).stdout.strip()
+
+    def staging(self, name: str) -> Path:
+        """The staging directory of an artifact, which is begun when it is new."""
+        if not (self.root / name).is_dir():
+            (self.root / name).mkdir()
+        return self.root / name / "staging"
+
+
+def ended(watch: int, seconds: float = GONE_SECONDS) -> bool:
+    """Whether the process behind a pidfd ends in time."""
+    poll = select.poll()
+    poll.register(watch, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+@contextmanager
+def living(directory: Path, binding: str, *options: str) -> Iterator[Mounted]:
+    """A :class:`Mounted` that is not mounted yet; in the end nothing of it is left, and its log holds no error."""
+    home = directory / "home"
+    home.mkdir(parents=True)
+    mounted = Mounted(home, binding, options)
+    try:
+        yield mounted
+    finally:
+        for pid in daemons_below(home):
+            with suppress(ProcessLookupError):
+                watch = os.pidfd_open(pid)
+                os.kill(pid, signal.SIGKILL)
+                ended(watch)
+                os.close(watch)
+        clear_below(home)
+        left = mounts_below(home), daemons_below(home)
+    assert left == ([], []), left
+    log = mounted.log()
+    assert log.count("Traceback") + log.count(" ERROR ") <= mounted.complaints, log
+
+
+@contextmanager
+def watched(directory: Path, seconds: float) -> Iterator[None]:
+    """Kill all mounts below a directory when the time is up, so that whatever waits in one gets its error."""
+    fired = threading.Event()
+
+    def fire() -> None:
+        fired.set()
+        clear_below(directory)
+
+    timer = threading.Timer(seconds, fire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    assert not fired.is_set(), f"a mount did not answer within {seconds:.0f} s"
+
+
+def shell(script: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a bash script that stops at its first error; also when that error is in a pipe."""
+    words = ["bash", "-euo", "pipefail", "-c", script]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "XDG_"))}
+    environment = {
+        **clean,
+        "HOME": "/nonexistent",
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
+        "PYTHON": sys.executable,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_AUTHOR_DATE": "2020-01-01T00:00:00Z",
+        "GIT_COMMITTER_DATE": "2020-01-01T00:00:00Z",
+        **env,
+    }
+    return subprocess.run(
+        words, cwd=cwd, env=environment, check=False, capture_output=True, text=True, timeout=TOOL_SECONDS,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def succeeds(script: str, cwd: Path, **env: str) -> str:
+    """Run a bash script that must succeed; returns what it printed."""
+    done = shell(script, cwd, **env)
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

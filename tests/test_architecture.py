@@ -1,0 +1,209 @@
+"""The house of the design, read from the imports: who may use whom, and what no module may do."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import artifactfs
+
+PACKAGE = Path(artifactfs.__file__).parent
+
+# Floors from the ground up. A package's modules share its floor; a module above its own package is named in full.
+FLOORS = {
+    "artifactfs": 0,
+    "artifactfs.errors": 0,
+    "artifactfs.model": 1,
+    "artifactfs.content": 2,
+    "artifactfs.registry": 2,
+    "artifactfs.references": 2,
+    "artifactfs.remote": 3,
+    "artifactfs.repository": 4,
+    "artifactfs.mount": 5,
+    "artifactfs.server": 5,
+    "artifactfs.draft": 5,
+    "artifactfs.export": 5,
+    "artifactfs.run": 5,
+    "artifactfs.upkeep": 5,
+    "artifactfs.filesystem": 5,
+    "artifactfs.config": 5,
+    "artifactfs.cli": 6,
+    "artifactfs.__main__": 7,
+}
+
+# What neighbours on one floor may see of each other: contracts, and one check of the ground a directory stands on.
+SHARED = {
+    "artifactfs.content.store",
+    "artifactfs.registry.contract",
+}
+
+# The two bindings are adapters: each is known to the one file that chooses, and what they import stays in them.
+BINDING_LIBRARIES = {"mfusepy": {"artifactfs.mount.fusepy"}}
+
+VAGUE = {"util", "utils", "helper", "helpers", "common", "base", "manager", "misc", "handler", "handlers"}
+LONGEST_MODULE = 800  # lines
+
+PUBLIC = ["__version__"]
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        found[".".join(("artifactfs", *parts))] = path
+    return found
+
+
+MODULES = modules()
+
+
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text("utf-8"))
+
+
+def place_of(module: str) -> str:
+    """The row of FLOORS that a module belongs to: itself, or the package that it lies in."""
+    while module not in FLOORS:
+        module = module.rpartition(".")[0]
+        if not module:
+            raise AssertionError("a module without a floor")
+    return module
+
+
+def imports_of(module: str) -> Iterator[str]:
+    """Full names of everything that a module imports, also inside functions and for typing."""
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively, line {node.lineno}"
+            assert node.module is not None
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
+
+
+def calls_of(module: str) -> Iterator[tuple[str, ast.Call]]:
+    """Calls by dotted name, as written: ``os.system(…)``, ``print(…)``."""
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "artifactfs"])
+def test_a_module_imports_from_lower_floors_only(module: str):
+    place = place_of(module)
+    assert place != "artifactfs", f"{module} has no floor: give it a row in FLOORS and in the design"
+    for imported in imports_of(module):
+        if imported.partition(".")[0] != "artifactfs":
+            continue
+        below = place_of(imported)
+        if below == place or imported in SHARED:
+            continue
+        if imported == "artifactfs":
+            # Only for __version__; anything else of the public surface lies on a higher floor.
+            continue
+        assert FLOORS[below] < FLOORS[place], (
+            f"{module} (floor {FLOORS[place]}) imports {imported} (floor {FLOORS[below]})"
+        )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_package_itself_is_imported_for_its_version_only(module: str):
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.ImportFrom) and node.module == "artifactfs":
+            for alias in node.names:
+                assert alias.name == "__version__" or f"artifactfs.{alias.name}" in MODULES, (
+                    f"{module}, line {node.lineno}"
+                )
+
+
+def test_packages_have_no_circular_imports():
+    """Within a package too, imports run one way at import time."""
+    graph = {}
+    for module in MODULES:
+        targets = set()
+        for node in tree_of(module).body:
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("artifactfs"):
+                for alias in node.names:
+                    full = f"{node.module}.{alias.name}"
+                    targets.add(full if full in MODULES else node.module)
+        graph[module] = targets - {module, "artifactfs"}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path[path.index(module) :], module))
+        if module not in done:
+            for target in sorted(graph[module]):
+                visit(target, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_binding_library_is_known_to_one_file(module: str):
+    for imported in imports_of(module):
+        owners = BINDING_LIBRARIES.get(imported.partition(".")[0])
+        assert owners is None or module in owners, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if place_of(name) not in {"artifactfs.cli", "artifactfs.config"}]
+)
+def test_only_the_command_line_prints_and_knows_environment_and_home(module: str):
+    forbidden = {
+        "print",
+        "input",
+        "os.getenv",
+        "os.path.expanduser",
+        "Path.home",
+        "pathlib.Path.home",
+        "sys.exit",
+        "exit",
+    }
+    for name, node in calls_of(module):
+        assert name not in forbidden, f"{module}, line {node.lineno}: {name}"
+        assert not name.endswith(".expanduser"), f"{module}, line {node.lineno}: {name}"
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Attribute):
+            written = ast.unparse(node)
+            assert written not in {"os.environ", "os.environb", "sys.stdout", "sys.argv"}, (
+                f"{module}, line {node.lineno}"
+            )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_runs_text_as_code_or_as_a_shell(module: str):
+    for imported in imports_of(module):
+        assert imported.partition(".")[0] not in {"pickle", "cPickle", "dill", "marshal", "shelve"}, (
+            f"{module}: {imported}"
+        )
+    for name, node in calls_of(module):
+        assert name not in {"eval", "exec", "os.system", "os.popen", "compile"}, f"{module}, line {node.lineno}: {name}"
+        for keyword in node.keywords:
+            shell = keyword.arg == "shell" and not (
+                isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+            )
+            assert not shell, f"{module}, line {node.lineno}: shell="
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_owns_one_thing_and_says_which(module: str):
+    path = MODULES[module]
+    assert path.stem not in VAGUE, f"{path.name} names nothing"
+    assert len(path.read_text("utf-8").splitlines()) <= LONGEST_MODULE, f"{path.name} owns too much"
+    assert ast.get_docstring(tree_of(module)), f"{module} has no docstring"
+
+
+def test_the_public_surface_is_exactly_this():
+    assert sorted(artifactfs.__all__) == PUBLIC
+    for name in PUBLIC:
+        assert hasattr(artifactfs, name)
