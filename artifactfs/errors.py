@@ -23,8 +23,6 @@ from __future__ import annotations
 import errno
 from typing import ClassVar, Final
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-
 
 class ArtifactFSError(Exception):
     """Base of all errors of this package; ``code`` is stable and machine-readable."""
@@ -86,13 +84,22 @@ class NoSpace(ArtifactFSError):
     code = "no-space"
 
 
+_OF_ERRNO: Final[dict[int, tuple[type[ArtifactFSError], str]]] = {
+    errno.ENOENT: (NotFound, ""),
+    errno.ENOTDIR: (NotFound, ""),
+    errno.EACCES: (Access, "; check its permissions"),
+    errno.EPERM: (Access, "; check its permissions"),
+    errno.EROFS: (Access, ""),
+    errno.ENOSPC: (NoSpace, "; free some space and try again"),
+    errno.EDQUOT: (NoSpace, "; free some space and try again"),
+    errno.EFBIG: (NoSpace, ""),
+}
+
+
 def translate_os(error: OSError, doing: str) -> ArtifactFSError:
-    """An operating system's error as one of ours, saying what could not be done."""
-    reason = error.strerror or str(error)
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return NotFound(f"{doing}: {reason.lower()}")
-    if isinstance(error, PermissionError):
-        return Access(f"{doing}: {reason.lower()}")
-    if error.errno in _FULL:
-        return NoSpace(f"{doing}: {reason.lower()}; free some space and try again")
-    return ArtifactFSError(f"{doing}: {reason.lower()}")
+    """An operating system's error as one of ours, saying what could not be done and what to do.
+
+    The one table for files and directories. What is not in it (EIO, EMFILE, ENOMEM) may pass: Unavailable.
+    """
+    kind, hint = _OF_ERRNO.get(error.errno or 0, (Unavailable, ""))
+    return kind(f"{doing}: {(error.strerror or str(error)).lower()}{hint}")

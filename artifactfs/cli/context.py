@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -90,8 +91,27 @@ class NameType(click.ParamType[str]):
         return complete_name(ctx, incomplete)
 
 
+class MountpointType(click.ParamType[Path]):
+    """A directory that is not looked at: click's own type would wait for a mount whose process does not answer."""
+
+    name = "directory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """A path, ``~`` expanded."""
+        del param, ctx
+        return Path(value).expanduser()
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Directories, by the shell."""
+        del ctx, param
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="dir")]
+
+
 ADDRESS = AddressType()
 NAME = NameType()
+MOUNTPOINT = MountpointType()
 
 
 def version_options(command: Callable[..., Any]) -> Callable[..., Any]:

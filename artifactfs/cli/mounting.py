@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from artifactfs.cli import printing
-from artifactfs.cli.context import Context, pass_context
+from artifactfs.cli.context import MOUNTPOINT, Context, pass_context
 from artifactfs.errors import Conflict, InvalidInput, Unavailable
 from artifactfs.model.names import parse_address, parse_version
 
@@ -24,7 +24,7 @@ _DEAD_SECONDS: Final = 5.0
 
 
 @click.command("mount")
-@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
+@click.argument("mountpoint", required=False, type=MOUNTPOINT)
 @click.option("--foreground", is_flag=True, help="Stay, and serve until interrupted.")
 @click.option("--read-only", is_flag=True, help="Versions alone, without staging: reads are fastest.")
 @click.option("--pin", "pins", metavar="NAME=vN", multiple=True, help="Let NAME's `latest` stay vN in this mount.")
@@ -53,7 +53,7 @@ def mount_command(
     from artifactfs.mount import attach, daemon
 
     settings = context.settings
-    path = attach.resolve(str((mountpoint or settings.mountpoint).expanduser()))
+    path = attach.resolve(str(mountpoint or settings.mountpoint))
     plan = daemon.Plan(
         repository=settings.repository,
         project=settings.project,
@@ -138,7 +138,7 @@ def _worded(value: Any) -> str:
 
 
 @click.command("unmount")
-@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
+@click.argument("mountpoint", required=False, type=MOUNTPOINT)
 @click.option("--lazy", is_flag=True, help="Take it away at once; programs that use it may go on.")
 @click.option("--force", is_flag=True, help="End it, also for programs that use it.")
 @pass_context
@@ -154,7 +154,7 @@ def unmount_command(context: Context, mountpoint: Path | None, lazy: bool, force
     from artifactfs.mount import attach, ending
 
     settings = context.settings
-    path = attach.resolve(str((mountpoint or settings.mountpoint).expanduser()))
+    path = attach.resolve(str(mountpoint or settings.mountpoint))
     if mountpoint is None and attach.find_mount(path) is None:
         path = mounts.chosen(settings).mountpoint
     os.chdir("/")  # this very command must not be what holds the mount
@@ -229,7 +229,8 @@ def _print_status(status: dict[str, Any]) -> None:
     printing.line(f"  process     {status['pid']} since {since}")
     changed = [area for area in status["staging"] if area["changes"]]
     for area in changed:
+        changes = printing.many(area["changes"], "change")
         base = "nothing" if area["base"] is None else area["base"]
-        printing.line(f"  staging     {area['name']}: changed, from {base}")
+        printing.line(f"  staging     {area['name']}: {changes}, from {base}")
     if not changed and not status["read_only"]:
         printing.line("  staging     no changes")

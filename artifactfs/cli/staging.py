@@ -21,7 +21,7 @@ from artifactfs.cli.context import (
     read_metadata,
     version_options,
 )
-from artifactfs.errors import InvalidInput, Unavailable
+from artifactfs.errors import ArtifactFSError, InvalidInput, Unavailable
 from artifactfs.model.names import Address, check_type, parse_address
 
 _MARKS: Final = {"added": "A", "removed": "D", "changed": "M"}
@@ -104,7 +104,11 @@ def commit_command(
         def show(note: Mapping[str, Any]) -> None:
             meter.update(note["bytes_read"], files=note["files"])
 
-        result = control.request(area.mount.workspace, "commit", fields, note=show)
+        try:
+            result = control.request(area.mount.workspace, "commit", fields, note=show)
+        except InvalidInput as error:
+            # The words of the command line were right; what is in staging was not.
+            raise ArtifactFSError(str(error)) from error
     printing.line(f"{area.artifact}:v{result['number']}")
     stats = result["stats"]
     printing.note(

@@ -13,7 +13,6 @@ removed by the next process that opens the store.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -23,7 +22,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from artifactfs.errors import Access, ArtifactFSError, Integrity, InvalidInput, NoSpace, NotFound, Unavailable
+from artifactfs.errors import Integrity, InvalidInput, NotFound, translate_os
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,23 +36,6 @@ little left."""
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*")
 _TEMPORARY: Final = "tmp"
-
-_ERRORS: Final[dict[int, type[ArtifactFSError]]] = {
-    errno.ENOENT: NotFound,
-    errno.ENOTDIR: NotFound,
-    errno.ENOSPC: NoSpace,
-    errno.EDQUOT: NoSpace,
-    errno.EFBIG: NoSpace,
-    errno.EACCES: Access,
-    errno.EPERM: Access,
-    errno.EROFS: Access,
-}
-
-
-def _translate(error: OSError, what: object) -> ArtifactFSError:
-    """The one table from the operating system's errors to ours; what is not in it (EIO, EMFILE, ENOMEM) may pass."""
-    kind = _ERRORS.get(error.errno or 0, Unavailable)
-    return kind(f"{what}: {os.strerror(error.errno or 0)}")
 
 
 def check_key(key: str) -> str:
@@ -80,7 +62,7 @@ class LocalStore:
             elif not root.is_dir():
                 raise NotFound(f"{root}: there is no store")
         except OSError as error:
-            raise _translate(error, root) from error
+            raise translate_os(error, f"cannot open the store {root}") from error
         self._remove_leftovers()
 
     @property
@@ -94,7 +76,7 @@ class LocalStore:
             _make_directory(self._temporary)
             return LocalUpload(self, *self._create_temporary())
         except OSError as error:
-            raise _translate(error, self._temporary) from error
+            raise translate_os(error, f"cannot write to the store {self.root}") from error
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes from ``offset``. NotFound without the object, Integrity when it is too short."""
@@ -113,7 +95,7 @@ class LocalStore:
                 parts.append(data)
                 missing -= len(data)
         except OSError as error:
-            raise _translate(error, self.root / key) from error
+            raise translate_os(error, f"cannot read {self.root / key}") from error
         if missing:
             raise Integrity(
                 f"{self.root / key}: ends {missing} bytes before {offset + length}; run `artifactfs verify`"
@@ -126,7 +108,7 @@ class LocalStore:
         try:
             return path.stat().st_size
         except OSError as error:
-            raise _translate(error, path) from error
+            raise translate_os(error, f"cannot read {path}") from error
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Keys that begin with ``prefix`` and their sizes in bytes, sorted by key."""
@@ -142,7 +124,7 @@ class LocalStore:
         except NotADirectoryError:
             return
         except OSError as error:
-            raise _translate(error, path) from error
+            raise translate_os(error, f"cannot delete {path}") from error
 
     def close(self) -> None:
         """Let go of the descriptors. Idempotent; a read afterwards opens anew."""
@@ -177,7 +159,7 @@ class LocalStore:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise _translate(error, self.root / directory) from error
+            raise translate_os(error, f"cannot read {self.root / directory}") from error
         for name, entry in found:
             key = directory + name
             if name.endswith("/"):
@@ -231,7 +213,7 @@ class LocalUpload:
             while written < len(data):
                 written += os.write(self._descriptor, memoryview(data)[written:])
         except OSError as error:
-            raise _translate(error, self._path) from error
+            raise translate_os(error, f"cannot write to the store {self._store.root}") from error
         self._size += written
         if self._size - self._started >= WRITEBACK:
             # On Linux DONTNEED starts asynchronous writing of dirty pages and drops clean ones only, of which there
@@ -253,7 +235,7 @@ class LocalUpload:
             # Also for an object that was there: its writer may not have come to this line yet.
             _sync_directory(target.parent)
         except OSError as error:
-            raise _translate(error, target) from error
+            raise translate_os(error, f"cannot write to the store {self._store.root}") from error
         self._close()
 
     def abort(self) -> None:

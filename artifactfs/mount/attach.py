@@ -97,7 +97,7 @@ def resolve(mountpoint: str) -> str:
 def is_dead(mountpoint: str) -> bool:
     """True when a mount is there whose process has died (every access fails with ENOTCONN). Waits for a living one."""
     try:
-        Path(mountpoint).stat()
+        os.statvfs(mountpoint)  # stat(2) may be answered from attributes that the kernel has kept
     except OSError as error:
         return error.errno in {errno.ENOTCONN, errno.ECONNABORTED}
     return False

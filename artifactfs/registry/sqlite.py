@@ -14,7 +14,6 @@ file, and after a crash a frame counts only when the checksums, which run on fro
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
@@ -33,7 +32,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from artifactfs.errors import Access, ArtifactFSError, Format, Integrity, NoSpace, NotFound, Unavailable
+from artifactfs.errors import Access, ArtifactFSError, Format, Integrity, NoSpace, NotFound, Unavailable, translate_os
 from artifactfs.registry.netfs import refuse_network_filesystem
 from artifactfs.registry.schema import FORMAT, FORMAT_KEY, TABLES
 
@@ -236,7 +235,7 @@ class SQLiteDatabase:
             finally:
                 beside.unlink(missing_ok=True)
         except OSError as error:
-            raise _translate_os(error, f"the registry {self.path} cannot be created") from error
+            raise translate_os(error, f"the registry {self.path} cannot be created") from error
 
     def _check_format(self) -> None:
         with self._translated():
@@ -327,14 +326,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _translate_os(error: OSError, what: str) -> ArtifactFSError:
-    reason = error.strerror or str(error)
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return NoSpace(f"{what}: {reason}; free some space and repeat")
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return Access(f"{what}: {reason}; check the permissions of its directory")
-    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-        return NotFound(f"{what}: {reason}; make its directory first")
-    return Unavailable(f"{what}: {reason}")

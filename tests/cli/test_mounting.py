@@ -207,7 +207,8 @@ def test_unmount_names_who_uses_it(cli, user):
     assert heading.startswith(f"{cli.mountpoint} is in use; ")
     assert "--lazy" in heading
     assert "--force" in heading
-    assert row == f"  {user.pid} {Path(sys.executable).resolve().name}: {cli.mountpoint}/bike-dataset/v0/file"
+    name = Path(f"/proc/{user.pid}/comm").read_text().strip()
+    assert row == f"  {user.pid} {name}: {cli.mountpoint}/bike-dataset/v0/file"
     assert is_mounted(cli, cli.mountpoint)
 
 

@@ -181,7 +181,7 @@ SCRIPTS = {
     "rsync": """
         rsync -a images/ one/; test -z "$(rsync -ai images/ one/)"
         rsync -aHX --delete --inplace images/ one/; echo changed > images/007.png; rm images/00[1-5].png
-        rsync -ai --delete images/ one/; test -z "$(rsync -ai --delete images/ one/)"
+        rsync -a --delete images/ one/; test -z "$(rsync -ai --delete images/ one/)"
         rsync -a --checksum ./large.bin one/x.bin; rsync -a --append-verify large.bin one/x.bin""",
     "tar": """
         tar cf all.tar images run link large.bin; mkdir out; tar xf all.tar -C out; tar --compare -f all.tar; rm all.tar
@@ -228,7 +228,7 @@ SCRIPTS = {
         mkdir target; mv -T images target; mv pictures target/in; mv target/in/003.png target/in/004.png; mv target images; mv images/in images/in2
         mv words.txt run; mv large.bin images/in2/; mv empty images/in2/deep; find . | sort | head -20; rmdir deep""",
     "chmod": """
-        umask 027; chmod +x words.txt images/000.png; chmod -x run; chmod 600 large.bin; chmod -R go-rx images; chmod 1777 empty; chmod 444 nothing
+        umask 027; chmod +x words.txt images/000.png; chmod a-x run; chmod 600 large.bin; chmod -R go-rx images; chmod 1777 empty; chmod 444 nothing
         touch made; mkdir made.d; umask 0; touch open; mkdir open.d; chmod g+s open.d; touch open.d/file; mkdir open.d/dir; stat -c '%a %n' * | sort""",
     "touch": """
         touch -d '2001-02-03 04:05:06.789012345' words.txt new images empty; touch -r words.txt run; touch -h -d 2002-01-01 link
@@ -247,17 +247,17 @@ SCRIPTS = {
         for i in 1 2 3 4; do (flock 8; n=$(cat counter 2>/dev/null || echo 0); echo $((n + 1)) > counter) 8>lock & done; wait; cat counter""",
     "names": """
         touch "$(printf 'a%.0s' {1..255})"; ! touch "$(printf 'a%.0s' {1..256})" 2>/dev/null; mkdir ü 数据 'with space' $'new\\nline' -- -dash '*' '"'; touch 'ü/é' "💾"
-        mv ü u; mv 数据 "$(printf '数%.0s' {1..85})"; ! mkdir "$(printf '数%.0s' {1..86})" 2>/dev/null; ls -b | sort; rm -- -dash -r; touch .hidden ..double; ls -A | wc -l""",
+        mv ü u; mv 数据 "$(printf '数%.0s' {1..85})"; ! mkdir "$(printf '数%.0s' {1..86})" 2>/dev/null; ls -b | sort; rmdir -- -dash; touch .hidden ..double; ls -A | wc -l""",
     "deep": """
         part=$(printf 'd%.0s' {1..100}); path=.; for i in {1..35}; do path=$path/$part; done; mkdir -p $path; echo deep > $path/file; cat $path/file
-        cd $path; for i in {1..10}; do mkdir $part; cd ./$part; done 2>/dev/null; echo deeper > file; cat file; pwd -P | wc -c > /dev/null""",
+        (cd $path; mkdir below; cd below; for i in {1..10}; do mkdir $part; cd ./$part; done; echo deeper > file; cat file); rm -rf $path/below; ls $path""",
     "appenders": """
         for i in 1 2 3 4; do (for n in {1..60}; do echo "$i $n xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx" >> log; done) & done; wait; wc -l < log; sort log | uniq -d; sort -o log log
         exec 5>> words.txt; mv words.txt words.1; echo after >&5; echo fresh > words.txt; echo again >&5; tail -n 2 words.1""",
     "noclobber": "set -C; echo a > new; (echo b > new) 2>/dev/null || echo kept; echo c >| new; cat new; rm new; echo d > new; cat new",
     "find": """
         find images -name '00*.png' -delete; find images -name '01*.png' -exec mv {} {}.old \\;; find . -type f -size +1M; find images -newer run | sort
-        find images -type f | head -n 5 | sort | xargs rm; find images -name '*.png' | sort | xargs -n 10 -P 2 chmod 600; du -sb --apparent-size words.txt""",
+        find images -type f | sort | head -n 5 | xargs rm; find images -name '*.png' | sort | xargs -n 10 -P 2 chmod 600; du -sb --apparent-size words.txt""",
     "many": """
         mkdir many; cd many; for i in {1..400}; do echo $i > f$i; done; ls | wc -l; rm f?; ls | wc -l; mkdir -p d/{a,b,c}/{1,2,3}; mv f* d/a/1/; rm -rf d/a/1/f1*; ls d/a/1 | wc -l""",
 } | {f"python {name}": '"$PYTHON" -c "$SCRIPT"' for name in PYTHON}  # fmt: skip
