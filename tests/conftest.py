@@ -67,7 +67,9 @@ class Cli:
         """Where fixtures mount."""
         return self.home / "artifacts"
 
-    def start(self, *words: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, *words: object, cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         """Begin a command and return at once."""
         return subprocess.Popen(
             [*self.program, *map(str, words)],
@@ -96,7 +98,9 @@ class Cli:
         assert finished.status == 0, finished
         return finished
 
-    def refuses(self, *words: object, status: int = 1, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    def refuses(
+        self, *words: object, status: int = 1, cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> str:
         """Run a command that must fail with ``status``, nothing on stdout and one message; returns the message."""
         finished = self.run(*words, cwd=cwd, env=env)
         assert finished.status == status, finished
@@ -131,9 +135,10 @@ def daemons_below(directory: Path) -> list[int]:
         with contextlib.suppress(OSError):
             if (process / "comm").read_text().strip() != "artifactfs":
                 continue
-            for variable in (process / "environ").read_bytes().split(b"\0"):
-                if variable.startswith(b"HOME=" + os.fsencode(directory)):
-                    found.append(int(process.name))
+            environment = (process / "environ").read_bytes().split(b"\0")
+            home = next((Path(os.fsdecode(word[5:])) for word in environment if word.startswith(b"HOME=")), None)
+            if home is not None and home.is_relative_to(directory):
+                found.append(int(process.name))
     return found
 
 

@@ -43,6 +43,9 @@ SHARED = {
 # The two bindings are adapters: each is known to the one file that chooses, and what they import stays in them.
 BINDING_LIBRARIES = {"mfusepy": {"artifactfs.mount.fusepy"}}
 
+# mfusepy is told by a variable, at its import, which libfuse to load; no setting is read from there.
+TELLS_A_LIBRARY = {"artifactfs.mount.fusepy"}
+
 VAGUE = {"util", "utils", "helper", "helpers", "common", "base", "manager", "misc", "handler", "handlers"}
 LONGEST_MODULE = 800  # lines
 
@@ -159,6 +162,7 @@ def test_a_binding_library_is_known_to_one_file(module: str):
     "module", [name for name in MODULES if place_of(name) not in {"artifactfs.cli", "artifactfs.config"}]
 )
 def test_only_the_command_line_prints_and_knows_environment_and_home(module: str):
+    places = {"os.environ", "os.environb", "sys.stdout", "sys.argv"}
     forbidden = {
         "print",
         "input",
@@ -175,9 +179,8 @@ def test_only_the_command_line_prints_and_knows_environment_and_home(module: str
     for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.Attribute):
             written = ast.unparse(node)
-            assert written not in {"os.environ", "os.environb", "sys.stdout", "sys.argv"}, (
-                f"{module}, line {node.lineno}"
-            )
+            allowed = written == "os.environ" and module in TELLS_A_LIBRARY
+            assert allowed or written not in places, f"{module}, line {node.lineno}: {written}"
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -171,7 +171,8 @@ def _refuse(problems: list[str]) -> None:
 def get_command(context: Context, address: Address, dest: Path | None) -> None:
     """Download what is not there yet; prints the directory.
 
-    DEST is ./NAME-vN unless given. Files that are there with the right contents are kept; others that are there are left alone. With a path in ADDRESS only that file or directory is written, at its place below DEST.
+    DEST is ./NAME-vN unless given. Files that are there with the right contents are kept; others that are there are left alone.
+    With a path in ADDRESS only that file or directory is written, at its place below DEST.
 
     \b
     Example:

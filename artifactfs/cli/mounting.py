@@ -17,7 +17,7 @@ from artifactfs.model.names import parse_address, parse_version
 
 if TYPE_CHECKING:
     from artifactfs.config import Settings
-    from artifactfs.mount.daemon import Plan, Started
+    from artifactfs.mount.service import Plan, Started
 
 _STATED: Final = ("repository", "project", "read_only", "allow_other", "pins", "binding")
 _DEAD_SECONDS: Final = 5.0
@@ -51,10 +51,11 @@ def mount_command(
       artifactfs mount /mnt/bikes --read-only --pin bike-dataset=v3
     """
     from artifactfs.mount import attach, daemon
+    from artifactfs.mount.service import Plan
 
     settings = context.settings
     path = attach.resolve(str(mountpoint or settings.mountpoint))
-    plan = daemon.Plan(
+    plan = Plan(
         repository=settings.repository,
         project=settings.project,
         mountpoint=path,

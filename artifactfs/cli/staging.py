@@ -250,7 +250,7 @@ def _between(context: Context, old: Address, new: Address) -> Iterator[dict[str,
 
     project = old.project or new.project
     with context.open(project=project) as repository:
-        roots = []
+        roots: list[bytes] = []
         for address in (old, new):
             version = repository.resolve(address)
             if not address.path:
@@ -260,11 +260,11 @@ def _between(context: Context, old: Address, new: Address) -> Iterator[dict[str,
             if not isinstance(entry, DirEntry):
                 raise InvalidInput(f"{address} is not a directory; diff compares versions and directories in them")
             roots.append(entry.digest)
-        for change in diff_trees(repository.trees, *roots):
-            entry = change.new if change.new is not None else change.old
-            assert entry is not None  # noqa: S101 - a change has at least one side
-            size = 0 if isinstance(entry, DirEntry) else size_of(entry)
-            path = f"{change.path}/" if isinstance(entry, DirEntry) else change.path
+        for change in diff_trees(repository.trees, roots[0], roots[1]):
+            changed = change.new if change.new is not None else change.old
+            assert changed is not None  # noqa: S101 - a change has at least one side
+            size = 0 if isinstance(changed, DirEntry) else size_of(changed)
+            path = f"{change.path}/" if isinstance(changed, DirEntry) else change.path
             yield {"kind": change.kind, "path": path, "size": size}
 
 

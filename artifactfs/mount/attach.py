@@ -128,8 +128,9 @@ def prepare(mountpoint: str, options: MountOptions) -> str:
     try:
         if not stat.S_ISDIR(Path(path).stat().st_mode):
             raise InvalidInput(f"{mountpoint} is not a directory: name an empty directory to mount on")
-        if not options.non_empty and any(os.scandir(path)):
-            raise Conflict(f"{mountpoint} is not empty: name an empty directory to mount on")
+        with os.scandir(path) as entries:
+            if not options.non_empty and any(entries):
+                raise Conflict(f"{mountpoint} is not empty: name an empty directory to mount on")
     except FileNotFoundError as error:
         raise NotFound(f"{mountpoint} does not exist: create the directory first") from error
     except PermissionError as error:
@@ -212,9 +213,13 @@ def _fusermount() -> str:
     return program
 
 
+def escaped(value: str) -> str:
+    """The value of an option in a list that commas separate, as libfuse reads it."""
+    return value.replace("\\", "\\\\").replace(",", "\\,")
+
+
 def _mount_as_user(path: str, options: MountOptions) -> int:
-    fsname = options.fsname.replace("\\", "\\\\").replace(",", "\\,")
-    words = ["nosuid", "nodev", f"fsname={fsname}", f"subtype={options.subtype}"]
+    words = ["nosuid", "nodev", f"fsname={escaped(options.fsname)}", f"subtype={options.subtype}"]
     if options.read_only:
         words.append("ro")
     if options.allow_other:

@@ -137,7 +137,6 @@ class ControlServer:
             with self._lock:
                 self._peers.discard(peer)
 
-
     def _handler(self, fields: Mapping[str, Any]) -> Handler:
         handler = self._handlers.get(str(fields.get("op")))
         if handler is None:
@@ -338,7 +337,7 @@ def _check_length(buffer: bytearray) -> None:
 
 def error_of(fields: Mapping[str, Any]) -> ArtifactFSError:
     """The error that a ``{"code", "message"}`` stands for."""
-    classes = {kind.code: kind for kind in (ArtifactFSError, *ArtifactFSError.__subclasses__())}
+    classes: dict[str, type[ArtifactFSError]] = {kind.code: kind for kind in ArtifactFSError.__subclasses__()}
     return classes.get(str(fields.get("code")), ArtifactFSError)(str(fields.get("message", "the mount failed")))
 
 

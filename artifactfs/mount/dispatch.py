@@ -488,9 +488,9 @@ class Dispatcher:
         fh: int | None = None,
         leave: Callable[[], None] | None = None,
     ) -> bool:
-        """Have the pool carry out ``action`` and reply; False when the reply (EIO or EINTR) has been made here.
+        """Have the pool carry out ``action`` and reply; False when the reply (EBUSY or EINTR) has been made here.
 
-        EIO when too many wait, because that is what a buffered read becomes in any case, whatever errno it gets.
+        EBUSY when too many wait: it passes, which EIO would not say, and EAGAIN is kept for non-blocking descriptors.
         ``fh`` stays open until the action has ended, also when the kernel gives it up before.
         """
         connection, in_use, tree = self._connection, self._shared.in_use, self._tree
@@ -515,7 +515,7 @@ class Dispatcher:
 
         if self._shared.pool.submit(job):
             return True
-        connection.error(unique, errno.EIO)
+        connection.error(unique, errno.EBUSY)
         if fh is not None and in_use.leave(fh):
             tree.release(fh)
         return False

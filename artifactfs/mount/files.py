@@ -154,13 +154,14 @@ class Files:
             self._handles[fh] = Handle(file, writable=writable, pid=pid)
         return fh
 
-    def hold(self, inode: Inode) -> OpenFile:
-        """The open file of an inode, counted as used; pair with :meth:`let_go`."""
+    def hold(self, inode: Inode, new: Layer | None = None) -> OpenFile:
+        """The open file of an inode, counted as used; pair with :meth:`let_go`. ``new``: the layer of one just made to be written."""
         with self._workspace.lock:
             file = self.open_files.get(inode.id)
             if file is None:
                 inode = self._inodes.get(inode.id)
-                file = OpenFile(inode, self._inodes.area_of(inode), self._top(inode))
+                file = OpenFile(inode, self._inodes.area_of(inode), new or self._top(inode))
+                file.prepared = new.generation if new is not None else 0
                 self.open_files[inode.id] = file
                 self._inodes.pinned[inode.id] = inode
             file.users += 1

@@ -333,7 +333,7 @@ class _Operations:
             return _joined(tree.read(fh, offset, size))
         # libfuse has a thread for each request; half of them may wait, so that the others are never delayed.
         if not self._waiting.acquire(blocking=False):
-            raise OSError(errno.EIO, "too many reads are waiting")
+            raise OSError(errno.EBUSY, "too many reads are waiting")
         try:
             return _joined(tree.read(fh, offset, size))
         finally:
@@ -534,7 +534,10 @@ class FusepyMount:
                 attach.detach(self._path, lazy=True)
 
     def unmount(self) -> None:
-        """Remove the mount, cleanly if nothing uses it; else write back what is dirty, detach it and end the connection."""
+        """Remove the mount, cleanly if nothing uses it; else write back what is dirty, detach it and end the connection.
+
+        Where only the end of the process can end the connection (no root, no fusectl), :meth:`serve` returns before it.
+        """
         if self._thread is None or self._gone.is_set():
             return
         try:
@@ -542,7 +545,7 @@ class FusepyMount:
         except NotFound:
             self._gone.set()
         except ArtifactFSError:
-            attach.force_detach(self._path, self._leave)
+            attach.force_detach(self._path)
             self._gone.set()
 
     def inval_entry(self, parent: int, name: bytes) -> None:
@@ -551,14 +554,15 @@ class FusepyMount:
     def inval_inode(self, node: int) -> None:
         """Make the kernel forget the pages of a node that is open; those of others are dropped at the next open."""
         path = self._operations.path_of_open(node)
-        if path is not None and self._fuse is not None and not self._gone.is_set():
+        # libfuse frees its tables as soon as it has seen the unmount, so the mount itself is asked for first.
+        if path is not None and self._fuse is not None and attach.find_mount(self._path) is not None:
             _libfuse.fuse_invalidate_path(ctypes.c_void_p(self._fuse), os.fsencode(path))
 
     def _library_options(self) -> dict[str, Any]:
         # Threads are never ended: each keeps its Python state (see above). Twice as many as may wait, so that the waiting
         # never delay others. Not naming a maximum makes libfuse 3.14 print a warning.
         threads = 2 * self._options.max_waiting
-        options: dict[str, Any] = {"fsname": self._options.fsname}
+        options: dict[str, Any] = {"fsname": attach.escaped(self._options.fsname)}
         if mfusepy.fuse_version_major == 3:
             options["max_idle_threads"] = threads
             if mfusepy.fuse_version_minor >= 12:
@@ -581,13 +585,6 @@ class FusepyMount:
     def _on_init(self, fuse: int | None) -> None:
         self._fuse = fuse
         self._ready.set()
-
-    def _leave(self) -> bool:
-        """Tell libfuse to end at the next request; True when it has."""
-        if self._thread is None or not self._thread.is_alive():
-            return True
-        _libfuse.fuse_exit(ctypes.c_void_p(self._fuse))
-        return False
 
 
 def _joined(data: Data) -> bytes:

@@ -20,7 +20,6 @@ from artifactfs.mount.connection import Connection
 from artifactfs.mount.contract import Tree
 from artifactfs.mount.dispatch import Dispatcher, Shared
 from artifactfs.mount.protocol import (
-    ASYNC_DIO,
     ASYNC_READ,
     ATOMIC_O_TRUNC,
     AUTO_INVAL_DATA,
@@ -58,17 +57,11 @@ DRAIN_SECONDS: Final = 5.0  # what serve() grants requests that still wait when 
 
 # ATOMIC_O_TRUNC: O_TRUNC arrives with the open, so that there is no moment of an opened, untruncated file.
 # DO_READDIRPLUS without READDIRPLUS_AUTO: every listing carries attributes; changing mode inside one lost entries.
-# Not asked for: WRITEBACK_CACHE (the daemon must see writes), locks (the kernel keeps them itself), CACHE_SYMLINKS
-# (an alias switches at once), EXPORT_SUPPORT (no NFS handles), NO_OPENDIR_SUPPORT (a listing would be cached for ever).
+# Not asked for: ASYNC_DIO (the caller of a stalled O_DIRECT read could not even be killed), WRITEBACK_CACHE (the daemon
+# must see writes), locks (the kernel keeps them itself), CACHE_SYMLINKS (an alias switches at once), EXPORT_SUPPORT (no
+# NFS handles), NO_OPENDIR_SUPPORT (a listing would be cached for ever).
 _WANTED: Final = (
-    ASYNC_READ
-    | ATOMIC_O_TRUNC
-    | BIG_WRITES
-    | DO_READDIRPLUS
-    | ASYNC_DIO
-    | PARALLEL_DIROPS
-    | MAX_PAGES
-    | HANDLE_KILLPRIV_V2
+    ASYNC_READ | ATOMIC_O_TRUNC | BIG_WRITES | DO_READDIRPLUS | PARALLEL_DIROPS | MAX_PAGES | HANDLE_KILLPRIV_V2
 )
 # Without opens nothing but a changed time or size tells the kernel that a file's pages (of control files) are old.
 # Not wanted otherwise: each write to staging would throw the file's cached pages away.

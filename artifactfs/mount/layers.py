@@ -125,7 +125,11 @@ class LocalFile:
         if self._fd < 0:
             with _opening:
                 if self._fd < 0:
-                    self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                    try:
+                        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                    except FileNotFoundError:
+                        os.makedirs(os.path.dirname(self.path), exist_ok=True)  # noqa: PTH103, PTH120 - text, as above
+                        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return self._fd
 
     def read(self, offset: int, length: int) -> bytes:
@@ -196,11 +200,13 @@ class LocalFile:
             return
         os.fsync(fd)
         if not self.durable:
-            directory = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY)  # noqa: PTH120
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            directory = os.path.dirname(self.path)  # noqa: PTH120 - text, as above
+            for each in (directory, os.path.dirname(directory)):  # noqa: PTH120
+                fd = os.open(each, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
             self.durable = True
 
 

@@ -84,7 +84,6 @@ ATOMIC_O_TRUNC: Final = 1 << 3
 BIG_WRITES: Final = 1 << 5
 AUTO_INVAL_DATA: Final = 1 << 12
 DO_READDIRPLUS: Final = 1 << 13
-ASYNC_DIO: Final = 1 << 15
 NO_OPEN_SUPPORT: Final = 1 << 17
 PARALLEL_DIROPS: Final = 1 << 18
 MAX_PAGES: Final = 1 << 22

@@ -51,7 +51,7 @@ from artifactfs.mount.contract import (
 )
 from artifactfs.mount.files import Files
 from artifactfs.mount.freeze import Freezer
-from artifactfs.mount.inodes import Inode, Inodes, Origin, describe, fail
+from artifactfs.mount.inodes import Inode, Inodes, Origin, Slot, describe, fail
 from artifactfs.mount.layers import Layer, LocalFile
 
 if TYPE_CHECKING:
@@ -361,15 +361,14 @@ class Staging:
         _check_name(name)
         self._warm(parent, name)
         with self._workspace.lock:
-            directory = self._inodes.directory(parent)
-            known = self._inodes.slot(directory, name).child
+            slot = self._inodes.slot(self._inodes.directory(parent), name)
+            known = slot.child
             if known is not None and flags & os.O_EXCL:
                 raise fail(errno.EEXIST)
-            writing = flags & os.O_ACCMODE != os.O_RDONLY
-            inode = known or self._make(directory, name, stat.S_IFREG | stat.S_IMODE(mode), caller, opened=writing)
             if known is None:
-                file = self._files.hold(inode)
-                file.prepared = file.area.generation if writing else 0
+                writing = flags & os.O_ACCMODE != os.O_RDONLY
+                inode, layer = self._make(slot, stat.S_IFREG | stat.S_IMODE(mode), caller, opened=writing)
+                file = self._files.hold(inode, layer if writing else None)
         if known is not None:
             opened = self.open(known.id, flags, caller)
             return self.getattr(known.id), opened
@@ -400,16 +399,19 @@ class Staging:
         _check_name(name)
         self._warm(parent, name)
         with self._workspace.lock:
-            return self._attr(self._make(self._inodes.directory(parent), name, mode, caller, target=target))
+            slot = self._inodes.slot(self._inodes.directory(parent), name)
+            if slot.child is not None:
+                raise fail(errno.EEXIST)
+            return self._attr(self._make(slot, mode, caller, target=target)[0])
 
     def _make(
-        self, directory: Inode, name: bytes, mode: int, caller: Caller, *, target: bytes | None = None, opened: bool = False
-    ) -> Inode:
+        self, slot: Slot, mode: int, caller: Caller, *, target: bytes | None = None, opened: bool = False
+    ) -> tuple[Inode, Layer | None]:
+        """Give a free name an inode; a file also its first layer."""
+        directory = slot.parent
         if not directory.nlink:
             raise fail(errno.ENOENT)
-        slot = self._inodes.slot(directory, name)
-        if slot.child is not None:
-            raise fail(errno.EEXIST)
+        layer = None
         gid = caller.gid
         if not stat.S_ISLNK(mode):
             mode &= ~caller.umask
@@ -425,13 +427,13 @@ class Staging:
             if inode.file:
                 inode.layer = self._workspace.number("layer")
                 local = LocalFile(self._workspace.layer_path(inode.layer))
-                area = self._inodes.area_of(directory)
-                self._files.insert_layer(inode, Layer(inode.layer, area.generation, local))
+                layer = Layer(inode.layer, self._inodes.area_of(directory).generation, local)
+                self._files.insert_layer(inode, layer)
             self._inodes.insert(inode)
             self._inodes.bind(slot, inode)
             inode.marked = directory.marked
             self._inodes.touch(directory)
-        return inode
+        return inode, layer
 
     def link(self, node: int, parent: int, name: bytes) -> Attr:
         """Give a file another name in the same area."""
@@ -440,15 +442,15 @@ class Staging:
         with self._workspace.lock:
             inode = self._inodes.get(node)
             directory = self._inodes.directory(parent)
-            if inode.directory:
-                raise fail(errno.EPERM)
             if inode.area != directory.area:
                 raise fail(errno.EXDEV)
-            if not inode.nlink or not directory.nlink:
-                raise fail(errno.ENOENT)
             slot = self._inodes.slot(directory, name)
             if slot.child is not None:
                 raise fail(errno.EEXIST)
+            if inode.directory:
+                raise fail(errno.EPERM)
+            if not inode.nlink or not directory.nlink:
+                raise fail(errno.ENOENT)
             with self._workspace.transaction:
                 self._inodes.own(directory)
                 self._inodes.own(inode)

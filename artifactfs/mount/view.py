@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -55,6 +56,8 @@ WATCH_SECONDS: Final = 0.5
 """How often the registry is asked whether anything changed: deleted names vanish and clean staging follows within this time.
 New names and moved aliases do not wait for it, they are never cached."""
 SERIES_ATTR_SECONDS: Final = 1.0
+MAX_ERRORS: Final = 1000
+"""Files whose last error is remembered."""
 NEIGHBOURS: Final = 512
 """Files after the opened one, in its directory's node, whose places are asked for in the same query (2.5 µs each)."""
 
@@ -65,6 +68,8 @@ _LINK: Final = stat.S_IFLNK | 0o777
 _CONTROL: Final = stat.S_IFREG | 0o444
 
 _XATTR: Final = b"user.artifactfs."
+
+_logger = logging.getLogger(__name__)
 
 
 def _fail(number: int) -> OSError:
@@ -80,6 +85,16 @@ class _Special:
         self.kind = kind  # artifact, alias, control
         self.name = name  # the artifact's
         self.path = path  # the alias, or the path below .artifactfs
+
+
+class _OpenFile:
+    """An open file of a version."""
+
+    __slots__ = ("node", "reader")
+
+    def __init__(self, node: int, reader: FileReader) -> None:
+        self.node = node
+        self.reader = reader
 
 
 class _Listing:
@@ -113,7 +128,8 @@ class View:
         self._explain = Explain(repository, status)
         self.notifier: Notifier | None = None
         self._specials: dict[int, _Special] = {}
-        self._handles: dict[int, FileReader | bytes] = {}
+        self._handles: dict[int, _OpenFile | bytes] = {}
+        self._errors: dict[int, str] = {}  # what the last read of a version's file failed with
         self._listings: dict[int, _Listing] = {}
         self._numbers = itertools.count(2, 2)  # even; odd handles are staging's
         self._counters = Lock()
@@ -468,7 +484,8 @@ class View:
             if not isinstance(found.entry, FileEntry):
                 raise _fail(errno.ELOOP)
             number = next(self._numbers)
-            self._handles[number] = self._repository.open_file(found.entry, lambda: _neighbours(found))
+            reader = self._repository.open_file(found.entry, lambda: _neighbours(found))
+            self._handles[number] = _OpenFile(node, reader)
             return Opened(number, keep_cache=True, noflush=True)
         special = self._known(node) if node != ROOT else None
         if special is None or special.kind != "control":
@@ -484,20 +501,36 @@ class View:
         if fh & 1:
             return self._need_staging().ready(fh, offset, size)
         handle = self._handle(fh)
-        return isinstance(handle, bytes) or handle.ready(offset, size)
+        return isinstance(handle, bytes) or handle.reader.ready(offset, size)
 
     def read(self, fh: int, offset: int, size: int) -> Data:
         if fh & 1:
             parts = [self._need_staging().read(fh, offset, size)]
         else:
             handle = self._handle(fh)
-            parts = [handle[offset : offset + size]] if isinstance(handle, bytes) else handle.read_parts(offset, size)
+            if isinstance(handle, bytes):
+                parts = [handle[offset : offset + size]]
+            else:
+                try:
+                    parts = handle.reader.read_parts(offset, size)
+                except ArtifactFSError as error:
+                    self._complain(handle.node, error)
+                    raise
         with self._counters:
             self._reads += 1
             self._bytes += sum(map(len, parts))
         return parts
 
-    def _handle(self, fh: int) -> FileReader | bytes:
+    def _complain(self, node: int, error: ArtifactFSError) -> None:
+        """Say in the log, and in ``user.artifactfs.last_error``, which file could not be read and why."""
+        record = self._record(node)
+        trail = self._trees.trail(record.digest, node & NUMBER_MASK)
+        _logger.error("%s/%s: %s", record.name, "/".join(found.entry.name for found in trail), error)
+        self._errors[node] = str(error)
+        if len(self._errors) > MAX_ERRORS:
+            self._errors.pop(next(iter(self._errors)), None)
+
+    def _handle(self, fh: int) -> _OpenFile | bytes:
         handle = self._handles.get(fh)
         if handle is None:
             raise _fail(errno.EBADF)
@@ -594,7 +627,7 @@ class View:
         if fh & 1:
             return self._need_staging().lseek(fh, offset, whence)
         handle = self._handle(fh)
-        size = len(handle) if isinstance(handle, bytes) else handle.size
+        size = len(handle) if isinstance(handle, bytes) else handle.reader.size
         if offset >= size:
             raise _fail(errno.ENXIO)
         return size if whence == os.SEEK_HOLE else offset  # a version's file has no holes
@@ -640,6 +673,8 @@ class View:
                 if isinstance(entry, FileEntry):
                     reader = self._repository.open_file(entry)
                     values["cached"] = b"1" if reader.ready(0, entry.size) else b"0"
+                    if (error := self._errors.get(node)) is not None:
+                        values["last_error"] = error.encode()
             return values
         special = self._specials.get(node)
         if special is None or special.kind == "control":

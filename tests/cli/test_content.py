@@ -49,9 +49,7 @@ def test_put_of_the_same_contents_makes_no_version(cli, bikes):
     cli("put", "bike-dataset", bikes)
     finished = cli("put", "bike-dataset", bikes, "--alias", "best")
     assert finished.stdout == "bike-dataset:v0\n"
-    assert finished.stderr == (
-        "4 files, 10.0 KiB read, 0 B stored\nunchanged: same contents as bike-dataset:v0\n"
-    )
+    assert finished.stderr == ("4 files, 10.0 KiB read, 0 B stored\nunchanged: same contents as bike-dataset:v0\n")
     assert cli("ls", "bike-dataset", "--json").stdout.count('"version"') == 1
     assert "best" in cli("show", "bike-dataset:best").stdout
 
@@ -144,7 +142,9 @@ def test_wrong_words_are_wrong_usage(cli, bikes, words, said):
 
 def test_the_type_of_an_artifact_stays(cli, bikes):
     cli("put", "bike-dataset", bikes, "--type", "model")
-    assert "has the type 'model', not 'result'" in cli.refuses("put", "bike-dataset", bikes / "run.sh", "--type", "result")
+    assert "has the type 'model', not 'result'" in cli.refuses(
+        "put", "bike-dataset", bikes / "run.sh", "--type", "result"
+    )
 
 
 # -- get ---------------------------------------------------------------------------------------------------------------

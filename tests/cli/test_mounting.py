@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -120,8 +121,9 @@ def test_a_killed_process_leaves_a_mount_that_the_next_one_clears(cli, put, moun
     (pid,) = daemons_below(cli.home)
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: daemons_below(cli.home) == [])
-    with pytest.raises(OSError, match="not connected|aborted"):
+    with pytest.raises(OSError) as caught:
         list(cli.mountpoint.iterdir())
+    assert caught.value.errno in {errno.ENOTCONN, errno.ECONNABORTED}
     assert f"{cli.mountpoint}  dead: its process has ended" in cli("status").stdout
     assert {"mountpoint": str(cli.mountpoint), "alive": False} in status(cli)
     doctor = cli.run("doctor")
@@ -193,7 +195,11 @@ def user(cli, put):
     code = "import sys; f = open(sys.argv[1]); print(flush=True); sys.stdin.read(); print(f.read(), end='')"
     path = cli.mountpoint / "bike-dataset" / "v0" / "file"
     with subprocess.Popen(
-        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -246,7 +252,9 @@ def test_unmount_from_inside_is_not_in_its_own_way(cli, put):
 def test_the_process_keeps_nothing_of_its_parent(cli, put, mounted):
     reader, writer = os.pipe()
     try:
-        subprocess.run([*cli.program, "mount", cli.mountpoint], env=cli.env, cwd=cli.home, pass_fds=[writer], check=True)
+        subprocess.run(
+            [*cli.program, "mount", cli.mountpoint], env=cli.env, cwd=cli.home, pass_fds=[writer], check=True
+        )
         (pid,) = daemons_below(cli.home)
         held = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
         assert not any(os.readlink(f"/proc/self/fd/{writer}") == each for each in held)

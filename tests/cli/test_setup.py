@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.resources import files
 
 import pytest
 
@@ -47,8 +48,6 @@ def test_help_imports_nothing_heavy(cli):
 
 
 def test_help_shows_documents_as_they_are_when_piped(cli):
-    from importlib.resources import files
-
     documents = sorted(item.name.removesuffix(".md") for item in (files("artifactfs") / "docs").iterdir())
     listed = cli("help").stdout
     for topic in documents:
@@ -168,11 +167,10 @@ def test_an_interrupted_command_ends_quietly(cli):
     os.mkfifo(cli.home / "config")
     (cli.home / ".config/artifactfs").mkdir(parents=True)
     (cli.home / ".config/artifactfs/config.toml").symlink_to(cli.home / "config")
-    with cli.start("ls") as process:
-        # The command has opened its configuration, and now waits for somebody to write it.
-        with open(cli.home / "config", "wb"):
-            process.send_signal(signal.SIGINT)
-            stdout, stderr = process.communicate(timeout=30)
+    # Once it could be opened for writing, the command waits for what it reads.
+    with cli.start("ls") as process, open(cli.home / "config", "wb"):
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout, stderr) == (130, "", "")
 
 
@@ -263,9 +261,7 @@ COMP_LINE="artifactfs show bike-dataset:b"; COMP_POINT=${{#COMP_LINE}}
 _artifactfs_completion
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
-    done = subprocess.run(
-        ["bash", "-c", driver], env=cli.env, cwd=cli.home, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(["bash", "-c", driver], env=cli.env, cwd=cli.home, capture_output=True, text=True, check=True)
     assert done.stdout == "best\n"
 
 
@@ -278,5 +274,3 @@ def test_fstab_options_become_a_command_line():
         translate(["/data", "/mnt/x", "-o", "big_writes"])
     with pytest.raises(InvalidInput, match="REPOSITORY MOUNTPOINT"):
         translate(["/data"])
-
-

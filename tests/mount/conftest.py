@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -18,9 +19,15 @@ ANSWER_SECONDS = 60
 class MemoryMount:
     """A served tree: its mount point, and the process, whose tree can be changed behind the kernel's back by ``call``."""
 
-    def __init__(self, binding: str, mountpoint: Path, *, uid: int = 0, options: dict | None = None, **tree) -> None:
+    def __init__(self, binding: str, mountpoint: Path, *, user: int = 0, options: dict | None = None, **tree) -> None:
         self.binding, self.path = binding, mountpoint
-        settings = {"binding": binding, "mountpoint": str(mountpoint), "uid": uid, "options": options or {}, "tree": tree}
+        settings = {
+            "binding": binding,
+            "mountpoint": str(mountpoint),
+            "user": user,
+            "options": options or {},
+            "tree": tree,
+        }
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("serve_memory.py")), json.dumps(settings)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -69,7 +76,8 @@ def memory_mount(binding: str, tmp_path: Path) -> Iterator[Callable[..., MemoryM
 
     def mount(mountpoint: Path | None = None, **settings) -> MemoryMount:
         path = mountpoint or tmp_path / f"mount{len(made)}"
-        path.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):  # it is there, perhaps as a dead mount
+            path.mkdir()
         made.append(MemoryMount(binding, path, **settings))
         return made[-1]
 

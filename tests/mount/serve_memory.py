@@ -40,8 +40,8 @@ class Commands:
     def remove(self, parent, name):
         self.tree.unlink(self.tree.find(parent).number, name.encode())
 
-    def big(self, path, size):
-        self.tree.find(path).data[:] = bytes(size)
+    def touch(self, path):
+        self.tree.find(path).mtime += 1
 
     def mode(self, path, mode):
         self.tree.find(path).mode = mode
@@ -71,9 +71,6 @@ class Commands:
     def inval_inode(self, node):
         self.binding.inval_inode(node)
 
-    def unmount(self):
-        self.binding.unmount()
-
     def counts(self):
         return self.binding.counts
 
@@ -100,11 +97,11 @@ def main() -> int:
     module, name = BINDINGS[settings["binding"]]
     options = MountOptions(**settings.get("options", {}))
     kind = getattr(importlib.import_module(module), name)
-    if uid := settings.get("uid"):
+    if user := settings["user"]:  # dropped here, because that user may not be able to reach this interpreter
         os.chdir("/")
         os.setgroups([])
-        os.setgid(uid)
-        os.setuid(uid)
+        os.setgid(user)
+        os.setuid(user)
     binding = kind(tree, settings["mountpoint"], options)
     try:
         binding.mount()

@@ -35,7 +35,9 @@ class Works:
         return {"fields": {key: fields[key] for key in sorted(fields)}}
 
     def fail(self, fields, note):
-        raise {"conflict": Conflict, "not-found": NotFound, "os": OSError}[fields["kind"]](28, "No space left on device")
+        raise {"conflict": Conflict, "not-found": NotFound, "os": OSError}[fields["kind"]](
+            28, "No space left on device"
+        )
 
     def slow(self, fields, note):
         self.started.set()
@@ -98,9 +100,11 @@ def test_errors_come_back_as_what_they_were(workspace, kind):
 
 
 def test_errors_of_the_system_and_faults_are_one_line(workspace, caplog):
-    with pytest.raises(ArtifactFSError, match="^No space left on device$"):
+    with pytest.raises(ArtifactFSError, match=r"^No space left on device$"):
         request(workspace, "fail", {"kind": "os"})
-    with pytest.raises(ArtifactFSError, match=r"unexpected failure in the mount: ZeroDivisionError: oh; see .*daemon\.log"):
+    with pytest.raises(
+        ArtifactFSError, match=r"unexpected failure in the mount: ZeroDivisionError: oh; see .*daemon\.log"
+    ):
         request(workspace, "bug")
     assert "Traceback" in caplog.text
     assert request(workspace, "echo")["fields"]["op"] == "echo"

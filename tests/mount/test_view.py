@@ -267,7 +267,7 @@ def test_the_mount_explains_itself(repository, tree):
     refused(errno.ENOENT, walk, view, ".artifactfs/info/data/v7.json")
 
 
-def test_a_damaged_file_is_an_error_and_the_others_are_read(repository, tree, tmp_path):
+def test_a_damaged_file_is_an_error_that_names_it_and_the_others_are_read(repository, tree, tmp_path, caplog):
     (tree / "big").write_bytes(os.urandom(3 << 20))
     put(repository, tree)
     pack = max((tmp_path / "repository").rglob("*.pack"), key=lambda path: path.stat().st_size)
@@ -282,7 +282,10 @@ def test_a_damaged_file_is_an_error_and_the_others_are_read(repository, tree, tm
     view = make(repository)
     with pytest.raises(Integrity):
         content(view, "data/v0/big")
+    assert "data:v0/big: " in caplog.text
+    assert b"damaged" in view.getxattr(walk(view, "data/v0/big").node, b"user.artifactfs.last_error")
     assert content(view, "data/v0/images/0001.png") == b"png1"
+    refused(errno.ENODATA, view.getxattr, walk(view, "data/v0/run").node, b"user.artifactfs.last_error")
 
 
 def test_statfs_is_the_disk_s(repository):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.mounted.living import BINDINGS, Mounted, living, watched
 
-WATCHED_SECONDS = 120.0
+WATCHED_SECONDS = 200.0
 
 
 @pytest.fixture(autouse=True)

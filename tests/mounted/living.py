@@ -40,8 +40,8 @@ class Mounted:
     def __call__(self, *words: object, cwd: Path | None = None) -> Finished:
         return self.cli(*words, cwd=cwd)
 
-    def refuses(self, *words: object, cwd: Path | None = None) -> str:
-        return self.cli.refuses(*words, cwd=cwd)
+    def refuses(self, *words: object, cwd: Path | None = None, status: int = 1) -> str:
+        return self.cli.refuses(*words, cwd=cwd, status=status)
 
     def commit(self, name: str, *options: object) -> str:
         """Commit staging; returns what was printed: ``name:vN``."""
@@ -126,14 +126,14 @@ def living(directory: Path, binding: str, *options: str) -> Iterator[Mounted]:
     try:
         yield mounted
     finally:
-        for pid in daemons_below(home):
+        for pid in daemons_below(directory):
             with suppress(ProcessLookupError):
                 watch = os.pidfd_open(pid)
                 os.kill(pid, signal.SIGKILL)
                 ended(watch)
                 os.close(watch)
-        clear_below(home)
-        left = mounts_below(home), daemons_below(home)
+        clear_below(directory)
+        left = mounts_below(directory), daemons_below(directory)
     assert left == ([], []), left
     log = mounted.log()
     assert log.count("Traceback") + log.count(" ERROR ") <= mounted.complaints, log

@@ -103,9 +103,10 @@ class Both(RuleBasedStateMachine):
 
     def path(self, index: int, *, new: bool = False) -> str:
         """A path that is there or, with ``new``, may be there or not."""
-        paths = sorted(self.tree())
+        tree = self.tree()
+        paths = sorted(tree)
         if new or not paths:
-            parents = ["", *(path for path in paths if (self.real / path).is_dir() and path.count("/") < 4)]
+            parents = ["", *(path for path in paths if tree[path][0] == "directory" and path.count("/") < 4)]
             paths += [f"{parent}/{name}".lstrip("/") for parent in parents for name in NAMES]
         return paths[index % len(paths)]
 

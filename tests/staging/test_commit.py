@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 
 import pytest
 
 from artifactfs.errors import Conflict, InvalidInput
+from artifactfs.mount import freeze
 from tests.staging.driver import Disk, committed_tree
 
 
@@ -324,3 +327,44 @@ def test_a_commit_of_a_large_file_reads_around_the_change_only(fresh: Disk):
     assert fresh.repository.entry(version, "large").digest == whole.digest
 
 
+
+
+@pytest.mark.parametrize("steps", range(0, 9))
+def test_a_kill_while_the_area_settles_on_its_version(disk: Disk, steps: int, monkeypatch: pytest.MonkeyPatch):
+    disk.write("plain", b"first")
+    disk.patch("images/cat.png", 0, b"AAA")
+    disk.unlink("README")
+    disk.mkdir("made")
+    disk.write("made/one", b"1")
+    disk.write("made/two", b"2")
+    frozen = disk.staging.freeze(disk.area)
+    version = disk.land(frozen)
+    disk.unlink("made/one")
+    disk.patch("plain", 0, b"x")
+    now = disk.tree()
+    real, calls = freeze.Freezer._settle_link, itertools.count()
+
+    def stopping(*arguments, **options) -> bool:
+        if next(calls) == steps:
+            raise OSError(errno.EIO, "killed")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(freeze, "BATCH", 1)
+    monkeypatch.setattr(freeze.Freezer, "_settle_link", stopping)
+    try:
+        disk.staging.thaw(frozen, version)
+    except OSError:
+        disk.kill()
+    monkeypatch.undo()
+    assert disk.tree() == now
+    if disk.staging.pending(disk.area) is not None:
+        disk.patch("made/two", 0, b"3")
+        now = disk.tree()
+        disk.staging.recover(disk.area, version)
+    assert disk.tree() == now
+    assert disk.area.base_number == version.number
+    assert {("removed", "made/one"), ("changed", "plain")} <= set(disk.changes())
+    assert committed_tree(disk.repository, disk.commit()) == now
+    assert disk.changes() == []
+    disk.kill()
+    assert disk.tree() == now

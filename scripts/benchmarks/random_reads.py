@@ -1,0 +1,28 @@
+"""A program that reads 4 KiB at random places of a file and prints the seconds that the reads took.
+
+python random_reads.py FILE COUNT
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+
+PAGE = 4096
+
+
+def main() -> None:
+    path, count = sys.argv[1], int(sys.argv[2])
+    descriptor = os.open(path, os.O_RDONLY)
+    pages = os.fstat(descriptor).st_size // PAGE
+    generator = random.Random(7)
+    offsets = [generator.randrange(pages) * PAGE for _ in range(count)]
+    begin = time.perf_counter()
+    for offset in offsets:
+        os.pread(descriptor, PAGE, offset)
+    print(time.perf_counter() - begin)
+
+
+main()

@@ -1,0 +1,122 @@
+"""scripts/bench with small sizes: everything that it claims to measure is there, and what it counts is right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "scripts" / "bench"
+SECONDS = 240
+
+# It mounts, so it shares one worker with the other tests that do.
+pytestmark = pytest.mark.xdist_group("mounting")
+
+KINDS = ("incompressible", "compressible")
+ROWS = {
+    "find-directories/fresh": 4,
+    "find-directories/again": 1.5,
+    "find-one/fresh": 4,
+    "find-one/again": 1.5,
+    "commit": 1,
+    "write-large": None,
+    "write-pages": None,
+    "write-small": None,
+    "first-listing": 1,
+    **{f"sequential/cold/{kind}": 5 for kind in KINDS},
+    **{f"sequential/warm/{kind}": 1.2 for kind in KINDS},
+    **{f"random/cold/{kind}": None for kind in KINDS},
+    **{f"random/warm/{kind}": None for kind in KINDS},
+    **{f"cat/default/fresh/{kind}": 8 for kind in KINDS},
+    **{f"cat/default/again/{kind}": 6 for kind in KINDS},
+    **{f"cat/read-only/fresh/{kind}": None for kind in KINDS},
+    **{f"cat/read-only/again/{kind}": 1.5 for kind in KINDS},
+    **{f"tar/fresh/{kind}": None for kind in KINDS},
+    **{f"tar/again/{kind}": None for kind in KINDS},
+    **{f"put-small/{kind}": 3 for kind in KINDS},
+    "put-large/incompressible": 3,
+    "put-large/compressible": None,
+}
+
+
+def bench(*arguments: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, BENCH, *arguments], capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One run of everything: what it printed, what it wrote, and what it left where it worked."""
+    place, file = tmp_path_factory.mktemp("bench"), tmp_path_factory.mktemp("output") / "bench.json"
+    printed = bench("--quick", "--json", file, "--dir", place)
+    return {"printed": printed, "document": json.loads(file.read_text()), "left": list(place.iterdir())}
+
+
+@pytest.fixture
+def facts(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {fact["id"]: fact for fact in run["document"]["facts"]}
+
+
+def test_every_row_is_measured_on_both_sides_and_held_against_its_goal(run):
+    rows = {row["id"]: row for row in run["document"]["rows"]}
+    assert {name: row["goal"] for name, row in rows.items()} == ROWS
+    for name, row in rows.items():
+        assert len(row["ours"]) == 1, name
+        assert len(row["local"]) == (0 if row["measure"] == "seconds" else 1), name
+        assert row["met"] == (None if row["goal"] is None else row["value"] <= row["goal"]), name
+        assert row["work"] in run["printed"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_warm_read_makes_no_read_request(facts, kind):
+    assert facts[f"sequential/warm-reads/{kind}"]["value"] == 0
+    assert facts[f"sequential/warm-reads/{kind}"]["met"] is True
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_files_are_read_by_few_requests(facts, kind):
+    assert facts[f"cat/default/fresh-requests/{kind}"]["value"] <= 4
+    assert "read " not in facts[f"cat/default/again-requests/{kind}"]["note"]
+    silent = facts[f"cat/read-only/again-requests/{kind}"]
+    assert not {"lookup", "open", "read", "release"} & set(silent["note"].replace(",", "").split())
+    assert silent["value"] <= 0.1  # of all files together; the mount's root is asked for its attributes once a second
+
+
+def test_bytes_are_stored_once_and_compressed_where_that_gains(facts):
+    for name, size in (("put-small", 200 * 20_000), ("put-large", 12 << 20)):
+        for kind in KINDS:
+            assert facts[f"{name}/read/{kind}"]["value"] == size
+        assert size <= facts[f"{name}/stored/incompressible"]["value"] <= 1.01 * size
+        assert facts[f"{name}/stored/compressible"]["value"] <= 0.8 * size
+    assert facts["commit/stored"]["value"] <= 10_000
+
+
+def test_a_version_is_opened_without_its_listing_in_memory(facts):
+    assert facts["first-listing/memory"]["met"] is True
+
+
+def test_nothing_is_left(run):
+    assert run["left"] == []
+    assert not [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "artifactfs-bench-" in line]
+
+
+def test_one_benchmark_alone_and_its_tables_as_markdown(tmp_path):
+    printed = bench("--quick", "--only", "find-one", "--markdown", "--dir", tmp_path)
+    rows = [line for line in printed.splitlines() if line.startswith("| find -ls")]
+    assert [line.split(" | ")[0] for line in rows] == [
+        "| find -ls, 1,000 files in one directory, fresh mount",
+        "| find -ls, 1,000 files in one directory, again",
+        "| find -ls, 1,000 files in one directory, again: requests",
+    ]
+
+
+def test_the_benchmarks_are_listed():
+    names = [line.split()[0] for line in bench("--list").splitlines()]
+    assert {row.partition("/")[0] for row in ROWS} == set(names)
