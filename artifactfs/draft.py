@@ -64,7 +64,6 @@ class Draft:
         self._problems: list[str] = []
         self._inside: list[tuple[int, int]] = []  # directories being built, outermost first: to see loops
         self._named: set[str] = set()  # files given by name: these are followed when they are symlinks
-        self._report: Callable[[Progress], None] | None = None
         self.stats = DraftStats()
 
     # -- collecting ------------------------------------------------------------------------------------------------
@@ -166,13 +165,15 @@ class Draft:
         if known is not None and type is not None and known.type != type:
             # Said before anything is read; the registry's transaction decides in the end.
             raise Conflict(f"{name} has the type {known.type!r}, not {type!r}; leave --type out or choose another name")
-        self._report = progress
         with self._repository.writing("put") as writing:
-            root = self._build(self._root, "", writing.writer)
+            writer = writing.writer
+            if progress is not None:
+                writer.progress = lambda: progress(Progress(self.stats.files, writer.bytes_read, writer.bytes_stored))
+            root = self._build(self._root, "", writer)
             if self._problems:
                 raise self._refusal()
             result = writing.commit(name, root, type=type, aliases=aliases, description=description, metadata=metadata)
-            self._count(writing.writer)
+            self._count(writer)
         return result
 
     def _refusal(self) -> ArtifactFSError:
@@ -251,8 +252,6 @@ class Draft:
                     self._problems.append(f"{member}: {(error.strerror or str(error)).lower()}")
                     continue
                 self.stats.files += 1
-                if self._report is not None and self.stats.files % 64 == 0:
-                    self._report(Progress(self.stats.files, writer.bytes_read, writer.bytes_stored))
                 yield entry
 
     def _file(self, path: str, name: str, prefix: str, writer: ContentWriter) -> Entry:

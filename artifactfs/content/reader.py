@@ -64,12 +64,18 @@ class ContentReader:
         self._chunks_bytes = 0
         self._fetches: dict[tuple[int, bytes], _Fetch] = {}
         self._waiting = 0
+        self._fetched = 0  # bytes, as stored
         self._lists: OrderedDict[bytes, ListNode] = OrderedDict()
 
     @property
     def local(self) -> bool:
         """Whether chunks come from a local disk."""
         return self._store.local
+
+    @property
+    def bytes_fetched(self) -> int:
+        """Bytes of whole chunks that came from the Store so far, as they are stored."""
+        return self._fetched
 
     def chunk(self, name: bytes, kind: int = DATA, size: int | None = None, along: Iterable[bytes] = ()) -> bytes:
         """The verified bytes of a chunk; ``size``, when known, must be its size.
@@ -203,6 +209,8 @@ class ContentReader:
         if digest(kind, plain) != name:
             raise _damaged(name, place)
         place.verified = True
+        with self._lock:
+            self._fetched += location.length
         return plain
 
     def _keep(self, key: tuple[int, bytes], data: bytes) -> None:

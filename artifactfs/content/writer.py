@@ -59,6 +59,8 @@ class ContentWriter:
         self._files = 0  # files that may get a pack of their own
         self._open = True
         self.bytes_read = 0
+        self.progress: Callable[[], None] | None = None
+        """Called after every 8 MiB or 512 chunks, from the thread that uses the writer."""
 
     # -- content ---------------------------------------------------------------------------------------------------
 
@@ -254,6 +256,8 @@ class ContentWriter:
         if self._items or buffer is not None:
             items, self._items, self._items_bytes = self._items, [], 0
             self._pipeline.put(Batch(items, buffer))
+            if self.progress is not None:
+                self.progress()
 
     def _take_buffer(self) -> bytearray:
         # The packer gives buffers back. Fresh memory for each would cost a page fault every 4 KiB.

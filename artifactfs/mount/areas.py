@@ -151,9 +151,7 @@ class Areas:
             yield from self._pair(prefix + text, found.entry if found is not None else None, child)
 
     def _marked(self, node: int) -> list[bytes]:
-        rows = self._workspace.execute(
-            "SELECT name FROM link WHERE parent = ? AND changed <> 0 ORDER BY name", (node,)
-        )
+        rows = self._workspace.execute("SELECT name FROM link WHERE parent = ? AND changed <> 0 ORDER BY name", (node,))
         return [row[0] for row in rows]
 
     def _all_names(self, old: bytes | None, directory: Inode) -> list[bytes]:
@@ -206,12 +204,13 @@ class Areas:
                 return []
             if area.base_digest == version.digest and area.base_number == version.number:
                 return []
-            if self._files.writers(area) or self.is_dirty(area):
+            if self._files.writing(area) or self.is_dirty(area):
                 return []
             return self._restart(area, version, version.number)
 
     def discard(self, area: Area) -> list[Invalidation]:
         """Back to the base. Conflict while files are open for writing, or a commit runs."""
+        self._files.await_closing(area)
         with self._workspace.lock:
             self._refuse_busy(area, "discard")
             base = _Shown(area.base_digest, area.base_created) if area.base_digest is not None else None
@@ -224,6 +223,7 @@ class Areas:
 
         Without ``following`` the area stays there when `latest` moves. Conflict as :meth:`discard`.
         """
+        self._files.await_closing(area)
         with self._workspace.lock:
             self._refuse_busy(area, "stage")
             area.following = following
@@ -232,7 +232,7 @@ class Areas:
     def _refuse_busy(self, area: Area, word: str) -> None:
         if area.frozen is not None:
             raise Conflict(f"{area.name} is being committed; {word} again when that has ended")
-        writers = self._files.writers(area)
+        writers = self._files.writing(area)
         if writers:
             named = [f"{path or '.'} (process {pid})" for path, pid in writers[:MAX_NAMED]]
             raise Conflict("\n  ".join([f"cannot {word}: files of {area.name}/staging are open for writing:", *named]))
@@ -328,6 +328,7 @@ class Areas:
 
         What is no part of a version (modes, times, xattrs) is carried along with what changed, and given up elsewhere.
         """
+        self._files.await_closing(area)
         for attempt in range(ATTEMPTS + 1):
             if attempt == ATTEMPTS:
                 with self._workspace.lock:

@@ -83,6 +83,7 @@ def commit_area(
                 if progress is not None:
                     progress(Progress(frozen.files, writer.bytes_read, writer.bytes_stored))
 
+            writer.progress = report
             root = staging.build(frozen, writer, progress=report)
             if frozen.base_number is None and root.entries == 0:
                 raise Conflict(f"{name}/staging is empty: there is nothing to commit yet")

@@ -77,7 +77,7 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
 
 
 class Opened(msgspec.Struct, frozen=True, gc=False):
-    """An open file or directory: handle number and how the kernel may treat it.
+    """An open file or directory: handle number (0: a directory that never changes) and how the kernel may treat it.
 
     ``keep_cache``: pages (or the listing) cached earlier are still right; ``direct``: size unknown, bypass the page
     cache; ``cache_dir``: the listing may be cached; ``noflush``: close(2) need not be told.

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from artifactfs.mount.workspace import Workspace
 
 MAX_FILE: Final = (1 << 63) - 1  # bytes: off_t
+CLOSING_SECONDS: Final = 0.25
+"""How long a handle that was flushed may take to be released before it counts as open."""
 
 
 class Gate:
@@ -101,14 +103,15 @@ class OpenFile:
 
 
 class Handle:
-    """One open(2) of a file."""
+    """One open(2) of a file. ``flushed``: a descriptor of it was closed and nothing was written since."""
 
-    __slots__ = ("file", "pid", "writable")
+    __slots__ = ("file", "flushed", "pid", "writable")
 
     def __init__(self, file: OpenFile, *, writable: bool, pid: int) -> None:
         self.file = file
         self.writable = writable
         self.pid = pid
+        self.flushed = False
 
 
 class Files:
@@ -171,7 +174,7 @@ class Files:
         if inode.layer is not None:
             return load_layer(self._workspace.execute, self._workspace, self._reader, inode.layer)
         if inode.digest is not None and inode.size:
-            return VersionContent(self._reader, inode.digest, inode.size)
+            return VersionContent(self._reader, inode.digest, inode.size, lambda: self._inodes.neighbours(inode.id))
         return None
 
     def let_go(self, file: OpenFile) -> None:
@@ -210,13 +213,31 @@ class Files:
         return [layer.id for layer in file.top.chain()] if isinstance(file.top, Layer) else []
 
     def writers(self, area: Area) -> list[tuple[str, int]]:
-        """Path and process id of each handle that an area's files are open for writing by."""
+        """Path and process id of each handle that an area's files are open for writing by; after :meth:`await_closing`."""
+        self.await_closing(area)
+        return self.writing(area)
+
+    def await_closing(self, area: Area) -> None:
+        """Wait a moment for handles that may be closed: close(2) returns before the kernel says so. Without the lock."""
+        deadline = time.monotonic() + CLOSING_SECONDS
+        while time.monotonic() < deadline:
+            with self._workspace.lock:
+                writing = self._writing(area)
+            if not writing or not all(handle.flushed for handle in writing):
+                return
+            time.sleep(0.002)
+
+    def writing(self, area: Area) -> list[tuple[str, int]]:
+        """As :meth:`writers`, at once."""
         with self._workspace.lock:
-            return [
-                (self._inodes.path(handle.file.inode), handle.pid)
-                for handle in self._handles.values()
-                if handle.writable and handle.file.area is area and handle.file.inode.nlink
-            ]
+            return [(self._inodes.path(handle.file.inode), handle.pid) for handle in self._writing(area)]
+
+    def _writing(self, area: Area) -> list[Handle]:
+        return [
+            handle
+            for handle in self._handles.values()
+            if handle.writable and handle.file.area is area and handle.file.inode.nlink
+        ]
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -260,6 +281,7 @@ class Files:
         if not handle.writable:
             raise fail(errno.EBADF)
         file = handle.file
+        handle.flushed = False
         end = offset + len(data)
         with self.gate, file.lock:
             inode = file.inode
@@ -400,7 +422,9 @@ class Files:
         if inode.row:
             self.insert_layer(inode, layer)
             inode.layer = number
-            self._workspace.execute("UPDATE inode SET layer = ?, digest = ? WHERE id = ?", (number, inode.digest, inode.id))
+            self._workspace.execute(
+                "UPDATE inode SET layer = ?, digest = ? WHERE id = ?", (number, inode.digest, inode.id)
+            )
         else:
             self._workspace.execute("INSERT INTO garbage VALUES (?)", (number,))
         return layer
@@ -485,9 +509,11 @@ class Files:
 
     def flush(self, fh: int) -> None:
         """What close(2) asks for."""
-        file = self.handle(fh).file
+        handle = self.handle(fh)
+        file = handle.file
         with file.lock:
             self.save(file)
+        handle.flushed = True
 
     def sync(self, fh: int) -> None:
         """fsync(2)."""

@@ -25,6 +25,7 @@ Threads: any; one commit an area at a time. Content is read without any lock; se
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -224,12 +225,11 @@ class Freezer:
         flat = flatten(layer, inode.size)
         if flat.content is not None:
             content = writer.rechunk(flat.content.file.pieces(), inode.size, flat.changed, read)
-        elif layer.extents is None and (fd := layer.local.opened()) >= 0:
+        elif layer.extents is None and (fd := layer.local.opened()) >= 0 and os.fstat(fd).st_size == inode.size:
             content = writer.add_file(fd)
         else:
+            # Also a local file that lost its end in a crash of the machine: as on a local disk, that reads as zeros.
             content = writer.add_stream(_stream(read))
-        if content.size != inode.size:
-            raise Conflict(f"a local file of {frozen.area.name}/staging has {content.size} bytes instead of {inode.size}")
         return content
 
     def _count_dropped(self, frozen: Frozen, inode: Inode) -> None:

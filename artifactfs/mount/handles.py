@@ -55,11 +55,12 @@ class InUse:
 
 
 class Cursor:
-    """A listing between two requests: the offset reached, and the entries from there on."""
+    """A listing of a directory between two requests: the offset reached, and the entries from there on."""
 
-    __slots__ = ("_entries", "_pushed", "offset")
+    __slots__ = ("_entries", "_pushed", "node", "offset")
 
-    def __init__(self, offset: int, entries: Iterator[tuple[bytes, Attr]]) -> None:
+    def __init__(self, node: int, offset: int, entries: Iterator[tuple[bytes, Attr]]) -> None:
+        self.node = node
         self.offset = offset
         self._entries = entries
         self._pushed: tuple[bytes, Attr] | None = None
@@ -67,6 +68,11 @@ class Cursor:
     def push_back(self, entry: tuple[bytes, Attr]) -> None:
         """Give back the entry that found no room, to come first next time."""
         self._pushed = entry
+
+    @property
+    def looked_ahead(self) -> bool:
+        """Whether it holds an entry that was taken from the tree and not read yet."""
+        return self._pushed is not None
 
     def peek(self) -> tuple[bytes, Attr] | None:
         """The next entry, which stays the next until :meth:`advance`; None at the end."""
@@ -98,17 +104,21 @@ class Listings:
         """The cursor at ``offset`` (number of entries before it): where the last request ended, or a new listing."""
         self._in_use.enter(fh)
         cursor = self._cursors.pop(fh, None)
-        if cursor is not None and cursor.offset == offset:
+        if cursor is not None and cursor.node == node and cursor.offset == offset:
             return cursor
         try:
-            return Cursor(offset, self._tree.readdir(node, fh, offset))
+            return Cursor(node, offset, self._tree.readdir(node, fh, offset))
         except BaseException:
             self.give_back(fh, None)
             raise
 
     def give_back(self, fh: int, cursor: Cursor | None) -> None:
-        """End the use that :meth:`take` began; without a cursor the next request starts anew."""
-        if cursor is not None:
+        """End the use that :meth:`take` began; without a cursor the next request starts anew.
+
+        So it does after an entry that found no room, if the directory can change: by then the entry may be another, and the kernel
+        would believe it. A directory without a handle of its own (0, which many share) is immutable.
+        """
+        if cursor is not None and not (fh and cursor.looked_ahead):
             self._cursors[fh] = cursor
         if self._in_use.leave(fh):
             self._close(fh)

@@ -55,10 +55,14 @@ BASED: Final = 2
 CACHED: Final = 50_000
 """Inodes kept in memory, about 500 bytes each."""
 
-_COLUMNS: Final = (
-    "id, area, mode, uid, gid, atime, mtime, ctime, size, nlink, target, reference, digest, layer, origin, position, "
-    "committed, open"
+NEIGHBOURS: Final = 512
+"""Files from one on, in its directory's node, whose places are asked for in the same query (2.5 µs each)."""
+
+_SELECT: Final = (
+    "SELECT id, area, mode, uid, gid, atime, mtime, ctime, size, nlink, target, reference, digest, layer, origin, position, "
+    "committed, open FROM inode WHERE id = ?"
 )
+_INSERT: Final = "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def fail(number: int) -> OSError:
@@ -296,9 +300,7 @@ class Inodes:
         return self._resolve(node)
 
     def _row(self, node: int) -> tuple[Any, ...] | None:
-        row: tuple[Any, ...] | None = self._workspace.execute(
-            f"SELECT {_COLUMNS} FROM inode WHERE id = ?", (node,)  # noqa: S608 - a constant
-        ).fetchone()
+        row: tuple[Any, ...] | None = self._workspace.execute(_SELECT, (node,)).fetchone()
         return row
 
     def _resolve(self, node: int) -> Inode:
@@ -326,6 +328,19 @@ class Inodes:
         if not found.directory:
             raise fail(errno.ENOTDIR)
         return found
+
+    def neighbours(self, node: int) -> list[bytes]:
+        """Digests of an untouched file and of those behind it: a directory is mostly read in its order. Takes the lock itself."""
+        if node >> SPACE_SHIFT != BASE_SPACE:
+            return []
+        try:
+            with self._workspace.lock:
+                origin = self.origin_of(node)
+            found = self.trees.at(origin.digest, node & POSITION_MASK)
+        except (OSError, NotFound):
+            return []  # the area shows another tree by now, and only who had the file open reads on
+        entries = found.leaf.entries[found.position : found.position + NEIGHBOURS]
+        return [entry.digest for entry in entries if isinstance(entry, FileEntry)]
 
     def lookup(self, parent: int, name: bytes) -> Inode | None:
         """Who bears a name in a directory, or None. Takes the lock itself, and waits for a tree's node without it."""
@@ -442,7 +457,9 @@ class Inodes:
             ).fetchone()
             if present is not None:
                 return False
-            gone = {row[0] for row in self._workspace.execute("SELECT name FROM link WHERE parent = ?", (directory.id,))}
+            gone = {
+                row[0] for row in self._workspace.execute("SELECT name FROM link WHERE parent = ?", (directory.id,))
+            }
         if directory.digest is None:
             return True
         return all(entry.name.encode() in gone for _, _, entry in self.trees.scan(directory.digest))
@@ -472,10 +489,7 @@ class Inodes:
 
     def insert(self, inode: Inode) -> None:
         """Give an inode its row."""
-        self._workspace.execute(
-            f"INSERT INTO inode ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
-            inode.values(),
-        )
+        self._workspace.execute(_INSERT, inode.values())
         inode.row = True
         if inode.id not in self.pinned:
             self._keep(inode)
@@ -655,5 +669,5 @@ def _text(name: bytes) -> str | None:
 
 def load_inode(execute: Any, node: int) -> Inode | None:
     """An inode from the tables that ``execute`` reads (a snapshot's); not the one in memory."""
-    row = execute(f"SELECT {_COLUMNS} FROM inode WHERE id = ?", (node,)).fetchone()  # noqa: S608
+    row = execute(_SELECT, (node,)).fetchone()
     return Inode(row, row=True) if row is not None else None

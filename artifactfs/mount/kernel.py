@@ -220,7 +220,7 @@ class KernelMount:
             replaced = sum(each.replaced for each in dispatchers)
             for each in stuck:
                 if not each.replaced and replaced < MAX_REPLACED:
+                    self._start_dispatcher()
                     each.replaced = True
                     replaced += 1
-                    self._start_dispatcher()
             seen = {each: each.serial for each in dispatchers}

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from artifactfs.mount.inodes import fail
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from artifactfs.content.reader import ContentReader, FileReader
     from artifactfs.mount.workspace import Workspace
 
@@ -213,10 +215,13 @@ class LocalFile:
 class VersionContent:
     """The content of a version's file, opened when it is first read."""
 
-    __slots__ = ("_file", "_reader", "digest", "size")
+    __slots__ = ("_file", "_neighbours", "_reader", "digest", "size")
 
-    def __init__(self, reader: ContentReader, digest: bytes, size: int) -> None:
+    def __init__(
+        self, reader: ContentReader, digest: bytes, size: int, neighbours: Callable[[], list[bytes]] | None = None
+    ) -> None:
         self._reader = reader
+        self._neighbours = neighbours
         self._file: FileReader | None = None
         self.digest = digest
         self.size = size
@@ -225,7 +230,7 @@ class VersionContent:
     def file(self) -> FileReader:
         """Its reader."""
         if self._file is None:
-            self._file = self._reader.open(self.digest, self.size)
+            self._file = self._reader.open(self.digest, self.size, self._neighbours)
         return self._file
 
     def read(self, offset: int, length: int) -> bytes | memoryview:
@@ -247,7 +252,12 @@ class Layer:
     __slots__ = ("below", "extents", "generation", "id", "limit", "local")
 
     def __init__(
-        self, number: int, generation: int, local: LocalFile, below: Layer | VersionContent | None = None, limit: int = 0
+        self,
+        number: int,
+        generation: int,
+        local: LocalFile,
+        below: Layer | VersionContent | None = None,
+        limit: int = 0,
     ) -> None:
         self.id = number
         self.generation = generation
@@ -331,7 +341,9 @@ def flatten(source: Layer | VersionContent | None, size: int) -> Flat:
 
 def load_layer(execute: Any, workspace: Workspace, reader: ContentReader, number: int) -> Layer:
     """A layer and those below it, from the tables that ``execute`` reads."""
-    row = execute("SELECT generation, below, digest, base_size, base_limit FROM layer WHERE id = ?", (number,)).fetchone()
+    row = execute(
+        "SELECT generation, below, digest, base_size, base_limit FROM layer WHERE id = ?", (number,)
+    ).fetchone()
     if row is None:
         raise fail(errno.EIO)
     generation, below, digest, base_size, limit = row

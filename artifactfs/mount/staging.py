@@ -62,7 +62,9 @@ MAX_NAME: Final = 255  # bytes
 MAX_XATTR_NAME: Final = 255  # bytes, as the kernel's XATTR_NAME_MAX
 MAX_XATTR_VALUE: Final = 65536  # bytes, as the kernel's XATTR_SIZE_MAX
 BATCH: Final = 512
-"""Names of a directory that are looked up together. After a change of names in between it begins again with 16."""
+"""Names of a directory that are looked up together, at most: about as many as the last request took."""
+SMALL_BATCH: Final = 16
+"""With so many a listing goes on after names changed in between."""
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
@@ -77,12 +79,13 @@ Cursor = tuple[int, bytes]
 
 
 class _Listing:
-    """An open directory, and where the entries of its last request end, by offset."""
+    """An open directory, where the entries of its last request end, by offset, and the offset that this began with."""
 
-    __slots__ = ("cursors", "node")
+    __slots__ = ("begin", "cursors", "node")
 
     def __init__(self, node: int) -> None:
         self.node = node
+        self.begin = 0
         self.cursors: dict[int, Cursor] = {}
 
 
@@ -187,7 +190,9 @@ class Staging:
 
     def _change(self, inode: Inode, change: SetAttr) -> None:
         valid = change.valid
-        if not valid & (SET_MODE | SET_UID | SET_GID | SET_ATIME | SET_MTIME | SET_ATIME_NOW | SET_MTIME_NOW | SET_CTIME):
+        if not valid & (
+            SET_MODE | SET_UID | SET_GID | SET_ATIME | SET_MTIME | SET_ATIME_NOW | SET_MTIME_NOW | SET_CTIME
+        ):
             return
         now = time.time_ns()
         with self._workspace.transaction:
@@ -248,13 +253,14 @@ class Staging:
         cursor: Cursor | None = (0, b"") if offset == 0 else listing.cursors.get(offset)
         if cursor is None:  # seekdir(3) to a place of an earlier request
             listing.cursors = {}
-            return islice(self._entries(listing, (0, b""), 0), offset, None)
+            return islice(self._entries(listing, (0, b""), 0, BATCH), offset, None)
+        taken = offset - listing.begin
+        listing.begin = offset
         listing.cursors = {offset: cursor}
-        return self._entries(listing, cursor, offset)
+        return self._entries(listing, cursor, offset, max(SMALL_BATCH, min(taken + taken // 8 + 2, BATCH)))
 
-    def _entries(self, listing: _Listing, cursor: Cursor, offset: int) -> Iterator[tuple[bytes, Attr]]:
+    def _entries(self, listing: _Listing, cursor: Cursor, offset: int, size: int) -> Iterator[tuple[bytes, Attr]]:
         inodes = self._inodes
-        size = BATCH
         while True:
             epoch, batch = self._batch(listing.node, cursor, size)
             if not batch:
@@ -263,7 +269,7 @@ class Staging:
             for behind, name, child, entry in batch:
                 with self._workspace.lock:
                     if inodes.epoch != epoch:
-                        size = 16
+                        size = SMALL_BATCH
                         break
                     if entry is None:
                         attr = self._attr(inodes.get(child))

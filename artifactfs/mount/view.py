@@ -153,9 +153,10 @@ class View:
             self._watcher.join(10)
 
     def counters(self) -> dict[str, int]:
-        """Reads answered and bytes served since the mount began."""
+        """Reads answered, bytes served and bytes fetched from the Store since the mount began."""
+        fetched = self._repository.reader.bytes_fetched
         with self._counters:
-            return {"reads": self._reads, "bytes_served": self._bytes}
+            return {"reads": self._reads, "bytes_served": self._bytes, "bytes_fetched": fetched}
 
     def _watch(self) -> None:
         while not self._stop.wait(WATCH_SECONDS):

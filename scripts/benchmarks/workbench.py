@@ -6,7 +6,6 @@ Everything a user would do is done by the command line, in processes of its own,
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -189,6 +188,7 @@ class Workbench:
         if source.name not in self._put:
             say(f"putting {source.name}")
             self.run(self.artifactfs("put", source.name, source))
+            inputs.settle(self.repository / "store")
             self._put.add(source.name)
         return source.name
 
@@ -199,8 +199,9 @@ class Workbench:
         """A fresh mount of a repository: nothing of it is in the kernel's caches or the daemon's memory."""
         self.run(self.mount_command(read_only=read_only, repository=repository))
         try:
-            (status,) = json.loads(self.run(self.artifactfs("status", "--json")))
-            yield Mount(status)
+            # The one workspace with a socket: each mount of ours removes its own when it ends.
+            (socket,) = (self.root / "home" / ".local" / "state" / "artifactfs" / "mounts").glob("*/control.sock")
+            yield Mount(self.mountpoint, socket.parent)
         finally:
             self.run(self.artifactfs("unmount", self.mountpoint))
 
@@ -238,10 +239,10 @@ class Workbench:
 class Mount:
     """A living mount. What it says of itself comes over its control socket, so that asking makes no request of the kernel."""
 
-    def __init__(self, status: dict[str, Any]) -> None:
-        self.path = Path(status["mountpoint"])
-        self.pid = int(status["pid"])
-        self._workspace = Path(status["workspace"])
+    def __init__(self, path: Path, workspace: Path) -> None:
+        self.path = path
+        self._workspace = workspace
+        self.pid = int(self._status()["pid"])
 
     def version(self, name: str) -> Path:
         """The directory of an artifact's first version."""
@@ -249,8 +250,11 @@ class Mount:
 
     def counts(self) -> dict[str, int]:
         """Requests of the kernel so far, by operation."""
-        requests: dict[str, int] = control.request(self._workspace, "status")["counts"]["requests"]
+        requests: dict[str, int] = self._status()["counts"]["requests"]
         return requests
+
+    def _status(self) -> dict[str, Any]:
+        return control.request(self._workspace, "status")
 
     def requests(self, work: Callable[[], object]) -> dict[str, int]:
         """Requests by operation that reached the daemon during ``work``."""

@@ -61,6 +61,7 @@ class MemoryTree:
         self.inodes: dict[int, Inode] = {ROOT: Inode(ROOT, stat.S_IFDIR | 0o755, Caller(uid, uid, 0))}
         self.last = ROOT
         self.handles: dict[int, int] = {}
+        self.listings: dict[int, list[tuple[bytes, int]]] = {}  # as each open directory was read first
         self.last_handle = 0
         self.thread_values = threading.local()
         self.thread_starts = 0
@@ -209,14 +210,15 @@ class MemoryTree:
         return Opened(self.handle(self.directory(node)).fh)
 
     def readdir(self, node: int, fh: int, offset: int) -> Iterator[tuple[bytes, Attr]]:
-        with self.lock:
-            names = list(self.inode(node).children.items())
+        with self.lock:  # a place in a listing stays that place, whatever is removed meanwhile
+            if offset == 0 or fh not in self.listings:
+                self.listings[fh] = list(self.inode(node).children.items())
+            names = self.listings[fh]
         for name, number in names[offset:]:
-            inode = self.inodes.get(number)
-            if inode is not None:
-                yield name, self.attr(inode)
+            yield name, self.attr(self.inodes.get(number) or Inode(number, stat.S_IFREG, Caller(0, 0, 0)))
 
     def releasedir(self, fh: int) -> None:
+        self.listings.pop(fh, None)
         self.release(fh)
 
     def open(self, node: int, flags: int, caller: Caller) -> Opened:

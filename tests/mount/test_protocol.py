@@ -83,7 +83,7 @@ def test_a_listing_is_cut_where_the_buffer_ends_and_goes_on(plus):
     pack = protocol.pack_listing_plus if plus else protocol.pack_listing
     entries = [(b"n" * (number % 20 + 1), attr(number + 10, mtime=number)) for number in range(100)]
     buffer, limit = bytearray(4096), 1000
-    got, reached, cursor = [], 2, Cursor(0, iter(entries))
+    got, reached, cursor = [], 2, Cursor(1, 0, iter(entries))
     while True:
         used, after, left = pack(buffer, 0, limit, reached, cursor)
         assert used <= limit
@@ -188,7 +188,7 @@ def test_a_release_waits_for_the_last_user():
 
 
 def test_a_cursor_gives_back_what_found_no_room():
-    cursor = Cursor(0, iter([(b"a", attr()), (b"b", attr())]))
+    cursor = Cursor(1, 0, iter([(b"a", attr()), (b"b", attr())]))
     assert cursor.peek() == cursor.peek()
     first = cursor.peek()
     assert first is not None

@@ -288,6 +288,22 @@ def test_a_damaged_file_is_an_error_that_names_it_and_the_others_are_read(reposi
     refused(errno.ENODATA, view.getxattr, walk(view, "data/v0/run").node, b"user.artifactfs.last_error")
 
 
+def test_reads_and_bytes_are_counted(repository, tree):
+    (tree / "big").write_bytes(os.urandom(2 << 20))
+    put(repository, tree)
+    repository.close()
+    with Repository.open(repository.location) as opened:
+        view = make(opened)
+        assert view.counters() == {"reads": 0, "bytes_served": 0, "bytes_fetched": 0}
+        node = walk(view, "data/v0/big").node
+        before = view.counters()["bytes_fetched"]
+        file = view.open(node, os.O_RDONLY, ME)
+        for offset in range(0, 2 << 20, 1 << 18):
+            view.read(file.fh, offset, 1 << 18)
+        # Served in pieces, fetched once as a whole: it is one chunk.
+        assert view.counters() == {"reads": 8, "bytes_served": 2 << 20, "bytes_fetched": before + (2 << 20)}
+
+
 def test_statfs_is_the_disk_s(repository):
     numbers = make(repository).statfs(ROOT)
     real = os.statvfs(repository.location)

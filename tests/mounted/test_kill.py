@@ -44,7 +44,7 @@ def test_a_kill_while_programs_write_loses_nothing_acknowledged(mounted, tmp_pat
     staging = mounted.staging("data")
     notes = {kind: tmp_path / f"{kind}.log" for kind in KINDS}
     moments = random.Random(3)
-    for turn in range(4):
+    for _ in range(4 if mounted.binding == "kernel" else 2):
         progress = {kind: last_of(path) for kind, path in notes.items()}
         writers = [
             subprocess.Popen([sys.executable, WRITERS, kind, staging, path], cwd="/") for kind, path in notes.items()
@@ -70,7 +70,6 @@ def test_a_kill_while_programs_write_loses_nothing_acknowledged(mounted, tmp_pat
     for kind, path in notes.items():
         if kind != "sqlite":
             check(kind, staging.parent / version, path.name, last_of(path))
-    assert turn == 3
 
 
 def settle(kind: str, staging: Path, notes: Path) -> None:
@@ -124,7 +123,7 @@ def test_a_kill_during_a_commit_leaves_the_old_state_or_the_new(mounted, tmp_pat
     repository = str(mounted.cli.home / ".local/share/artifactfs/repository")
     moments = random.Random(5)
     number = landed = 0
-    for turn in range(12):
+    for turn in range(12 if mounted.binding == "kernel" else 4):
         (staging / "large.bin").write_bytes(os.urandom(4 << 20))
         succeeds(f"rm -rf images/0*; mkdir -p more/{turn}; for i in {{1..30}}; do echo $i {turn} > more/{turn}/$i; done", staging)
         wanted = content(staging)
@@ -168,7 +167,7 @@ def test_a_killed_put_or_commit_command_leaves_the_mount_alone(mounted, tmp_path
         commit.communicate(timeout=60)
         succeeds("echo still > here; cat here", staging)
     eventually(lambda: mounted.run("commit", "data").status == 0, seconds=30)
-    assert content(mounted.root / "data/latest/.") == content(staging)
+    assert content((mounted.root / "data/latest").resolve()) == content(staging)
     assert mounted("diff", "data").stdout == ""
 
 
@@ -204,6 +203,7 @@ time.sleep(600)
         assert user.stdout.readline() == b"ready\n"
         mounted.kill(signal.SIGTERM)
         assert mounts_below(tmp_path) == []
+        user.stdout.close()
         user.kill()
         assert user.wait(20) == -signal.SIGKILL
     mounted.remount()
@@ -235,6 +235,7 @@ def test_who_waits_in_a_dead_mount_gets_an_error_and_can_be_killed(mounted, tmp_
     mounted.put("data", sample(tmp_path / "source"))
     pid = mounted.pid
     os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: all(" T " in path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")))
     callers = [
         subprocess.Popen(["bash", "-c", script], cwd="/", stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         for script in (
@@ -317,6 +318,6 @@ def test_a_second_process_cannot_take_the_workspace(mounted):
     assert "mounted already" in done.stderr
     assert len(daemons_below(mounted.cli.home)) == 1
     watch = os.pidfd_open(mounted.pid)
-    assert "mounted already, with" in mounted.refuses("mount", mounted.root, "--read-only", "--binding", mounted.binding)
+    assert "mounted already: read-only is off" in mounted.refuses("mount", mounted.root, "--read-only", "--binding", mounted.binding)
     assert not ended(watch, 0)
     os.close(watch)

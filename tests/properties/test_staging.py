@@ -177,17 +177,17 @@ class Both(RuleBasedStateMachine):
     @rule(index=indexes)
     def mkdir(self, index: int) -> None:
         path = self.path(index, new=True)
-        self.same(lambda: self.disk.mkdir(path), lambda: (self.real / path).mkdir())
+        self.same(lambda: self.disk.mkdir(path), (self.real / path).mkdir)
 
     @rule(index=indexes)
     def rmdir(self, index: int) -> None:
         path = self.path(index)
-        self.same(lambda: self.disk.rmdir(path), lambda: (self.real / path).rmdir())
+        self.same(lambda: self.disk.rmdir(path), (self.real / path).rmdir)
 
     @rule(index=indexes)
     def unlink(self, index: int) -> None:
         path = self.path(index)
-        self.same(lambda: self.disk.unlink(path), lambda: (self.real / path).unlink())
+        self.same(lambda: self.disk.unlink(path), (self.real / path).unlink)
 
     @rule(index=indexes)
     def remove_all(self, index: int) -> None:

@@ -85,7 +85,12 @@ def test_discarding_gives_the_base_back(disk: Disk):
     assert disk.tree() == before
     assert disk.at("images/cat.png").node == node
     stale_names = {(item.node, item.name) for item in stale}
-    assert {(node, None), (disk.area.root, b"README"), (disk.area.root, b"new"), (disk.area.root, b"scripts")} <= stale_names
+    assert {
+        (node, None),
+        (disk.area.root, b"README"),
+        (disk.area.root, b"new"),
+        (disk.area.root, b"scripts"),
+    } <= stale_names
     assert disk.local_files() == 0
     assert disk.workspace.execute("SELECT count(*) FROM inode").fetchone()[0] == 1
     disk.kill()

@@ -327,9 +327,7 @@ def test_a_commit_of_a_large_file_reads_around_the_change_only(fresh: Disk):
     assert fresh.repository.entry(version, "large").digest == whole.digest
 
 
-
-
-@pytest.mark.parametrize("steps", range(0, 9))
+@pytest.mark.parametrize("steps", range(9))
 def test_a_kill_while_the_area_settles_on_its_version(disk: Disk, steps: int, monkeypatch: pytest.MonkeyPatch):
     disk.write("plain", b"first")
     disk.patch("images/cat.png", 0, b"AAA")

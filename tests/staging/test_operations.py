@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 import time
 
 import pytest
@@ -13,7 +14,6 @@ from artifactfs.mount.contract import SET_ATIME, SET_GID, SET_MTIME, SET_MTIME_N
 from artifactfs.mount.staging import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.staging.conftest import BASE
 from tests.staging.driver import ME, Disk
-
 
 
 def raises(number: int, call, *arguments) -> None:
@@ -80,7 +80,8 @@ def test_exclusive_creation_of_what_is_there_is_refused(disk: Disk):
 
 
 @pytest.mark.parametrize(
-    ("name", "number"), [(b"x" * 256, errno.ENAMETOOLONG), (b"\xff\xfe", errno.EILSEQ), ("ü".encode() * 128, errno.ENAMETOOLONG)]
+    ("name", "number"),
+    [(b"x" * 256, errno.ENAMETOOLONG), (b"\xff\xfe", errno.EILSEQ), ("ü".encode() * 128, errno.ENAMETOOLONG)],
 )
 def test_names_that_no_version_could_have_are_refused(disk: Disk, name: bytes, number: int):
     root = disk.area.root
@@ -280,7 +281,7 @@ def test_a_directory_is_emptied_while_it_is_listed(disk: Disk):
     seen: list[bytes] = []
     while True:
         batch = []
-        for name, attr in disk.staging.readdir(node, fh, 0 if not seen else len(seen)):
+        for name, _ in disk.staging.readdir(node, fh, len(seen)):
             batch.append(name)
             if len(batch) == 13:
                 break
@@ -396,3 +397,17 @@ def test_durability_is_asked_for_without_harm(disk: Disk):
     disk.staging.fsyncdir(disk.area.root)
     disk.kill()
     assert disk.read("README") == b"WH" + BASE["README"][2:]
+
+
+def test_a_handle_that_is_being_closed_is_no_writer(disk: Disk):
+    fh = disk.open_fh("README", os.O_RDWR)
+    disk.staging.write(fh, 0, memoryview(b"W"))
+    disk.staging.flush(fh)
+    closing = threading.Timer(0.05, disk.staging.release, [fh])
+    closing.start()
+    assert disk.staging.writers(disk.area) == []
+    closing.join()
+    fh = disk.open_fh("README", os.O_RDWR)
+    disk.staging.flush(fh)  # another descriptor of it was closed, this one stays
+    assert disk.staging.writers(disk.area) == [("README", ME.pid)]
+    disk.staging.release(fh)
