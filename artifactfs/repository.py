@@ -25,6 +25,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from artifactfs.content.local import LocalStore
+from artifactfs.content.pack import PACK_SIZE
 from artifactfs.content.reader import ContentReader, FileReader
 from artifactfs.content.store import Store
 from artifactfs.content.writer import ContentWriter
@@ -191,6 +192,13 @@ class Repository:
     def open_file(self, entry: FileEntry, neighbours: Callable[[], Collection[bytes]] | None = None) -> FileReader:
         """Read a file's bytes, verified. ``neighbours`` gives digests whose places are asked for along."""
         return self.reader.open(entry.digest, entry.size, neighbours)
+
+    def backing(self, file: FileReader) -> str | None:
+        """The local path whose bytes are exactly this file's, once all were verified; "" while they may become so; else None."""
+        if file.size <= PACK_SIZE or not isinstance(self.store, LocalStore):
+            return None
+        key = file.whole()
+        return "" if key is None else str(self.store.path(key))
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

@@ -65,6 +65,7 @@ class ContentReader:
         self._fetches: dict[tuple[int, bytes], _Fetch] = {}
         self._waiting = 0
         self._fetched = 0  # bytes, as stored
+        self._whole: dict[bytes, str] = {}  # chunk lists that are objects of their own; few, as these are large
         self._lists: OrderedDict[bytes, ListNode] = OrderedDict()
 
     @property
@@ -139,6 +140,29 @@ class ContentReader:
                     place.verified = False  # fetched anew below, which finds out what happened
         data = self.chunk(piece.digest, DATA, piece.size, along)
         return data if end - begin == len(data) else memoryview(data)[begin:end]
+
+    def whole(self, name: bytes, pieces: Iterable[Piece]) -> str | None:
+        """The key of the object that consists of just these chunks, all raw and verified; None when there is none.
+
+        ``name`` is the digest of their list, under which the answer is remembered.
+        """
+        known = self._whole.get(name)
+        if known is not None:
+            return known
+        key = ""
+        end = 0
+        for piece in pieces:
+            place = self._places.get(piece.digest)
+            if place is None or not place.verified or place.location.flags & _CODED or place.location.offset != end:
+                return None
+            if place.key != (key or place.key):
+                return None
+            key = place.key
+            end += piece.size
+        if not key or self._store.size(key) != end:
+            return None
+        self._whole[name] = key
+        return key
 
     def in_memory(self, name: bytes) -> bool:
         """Whether a chunk of data is in memory."""
@@ -295,6 +319,26 @@ class FileReader:
             found += leaf.pieces
             offset = first + leaf.size
         return found
+
+    def whole(self) -> str | None:
+        """The key of the object that is this file from its first byte to its last, once all of it was verified; else None.
+
+        Asks and reads nothing; stops at the first chunk that was not verified.
+        """
+        if self.size <= SINGLE_CHUNK:
+            return None
+        return self._reader.whole(self._name, self._verified())
+
+    def _verified(self) -> Iterator[Piece]:
+        """The chunks in order, as far as the chunk list is in memory."""
+        offset = 0
+        while offset < self.size:
+            found = self._leaf_in_memory(offset)
+            if found is None:
+                return
+            first, leaf = found
+            yield from leaf.pieces
+            offset = first + leaf.size
 
     def _neighbours(self) -> Iterator[bytes]:
         # A generator, so that nobody is asked unless a place must be.

@@ -17,6 +17,7 @@ import socket
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -344,8 +345,13 @@ def force_detach(path: str, leave: Callable[[], bool] | None = None) -> None:
 
 
 def _wake(root: int, leave: Callable[[], bool]) -> None:
-    while not leave():
-        os.fstatvfs(root)
+    deadline = time.monotonic() + ABORT_SECONDS
+    while not leave() and time.monotonic() < deadline:
+        try:
+            os.fstatvfs(root)
+        except OSError:
+            # The thread that took it answers with its end; the next one is still to be woken.
+            time.sleep(0.001)
 
 
 def _abort(entry: Mounted) -> None:

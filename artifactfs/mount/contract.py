@@ -80,7 +80,8 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
     """An open file or directory: handle number (0: a directory that never changes) and how the kernel may treat it.
 
     ``keep_cache``: pages (or the listing) cached earlier are still right; ``direct``: size unknown, bypass the page
-    cache; ``cache_dir``: the listing may be cached; ``noflush``: close(2) need not be told.
+    cache; ``cache_dir``: the listing may be cached; ``noflush``: close(2) need not be told. ``backing``: of a file that lies
+    whole on a local disk, the path there, which the kernel may read instead; "" if that may become so at a later open.
     """
 
     fh: int
@@ -88,6 +89,7 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
     direct: bool = False
     cache_dir: bool = False
     noflush: bool = False
+    backing: str | None = None
 
 
 class StatFS(msgspec.Struct, frozen=True):

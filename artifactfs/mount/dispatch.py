@@ -22,6 +22,7 @@ from artifactfs.mount.connection import WAITING, Connection, Payload, WaitingPoo
 from artifactfs.mount.contract import SET_GID, SET_MODE, SET_SIZE, SET_UID, Caller, SetAttr, Tree
 from artifactfs.mount.errnos import errno_of
 from artifactfs.mount.handles import ImplicitHandles, InUse, Listings
+from artifactfs.mount.passthrough import Passthrough
 from artifactfs.mount.protocol import (
     BODY,
     BUFFER,
@@ -94,8 +95,11 @@ _THREE_U32: Final = Struct("=III")
 class Shared:
     """What all dispatchers of a mount work on."""
 
-    def __init__(self, tree: Tree, connection: Connection, *, max_waiting: int, no_open: bool) -> None:
+    def __init__(
+        self, tree: Tree, connection: Connection, *, max_waiting: int, no_open: bool, passthrough: Passthrough
+    ) -> None:
         self.tree = tree
+        self.passthrough = passthrough
         self.connection = connection
         self.pool = WaitingPool(max_waiting, connection.retire_thread)
         self.listings = Listings(tree)
@@ -309,7 +313,11 @@ class Dispatcher:
         opened = self._tree.open(node, flags, self._caller())
         if open_flags & OPEN_KILL_SUIDGID:
             self._strip_privileges(node)
-        if not self._connection.reply(unique, pack_open(opened)):
+        passthrough, backing = self._shared.passthrough, 0
+        if opened.backing is not None:
+            backing = passthrough.enter(opened.fh, node, opened.backing)
+        if not self._connection.reply(unique, pack_open(opened, backing)):
+            passthrough.leave(opened.fh)
             self._tree.release(opened.fh)
 
     def _create(self, unique: int, node: int, size: int) -> None:
@@ -364,6 +372,7 @@ class Dispatcher:
     def _release(self, unique: int, node: int, size: int) -> None:
         del node, size
         (fh,) = U64.unpack_from(self._buffer, BODY)
+        self._shared.passthrough.leave(fh)
         if self._shared.in_use.release(fh):
             self._tree.release(fh)
         self._connection.reply(unique)

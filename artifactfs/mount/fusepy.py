@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import logging
 import os
 import re
@@ -152,7 +153,9 @@ class _Operations:
         self._waiting = threading.Semaphore(options.max_waiting)
         self._listings = Listings(tree)
         self._files = _OpenFiles()
-        self._directories: dict[int, int] = {}  # handle -> node; their numbers may be those of files as well
+        # Handle of ours -> node, and handle of the tree, which many open directories may share.
+        self._directories: dict[int, tuple[int, int]] = {}
+        self._numbers = itertools.count(1)
 
     # From paths to nodes.
 
@@ -366,13 +369,15 @@ class _Operations:
 
     def opendir(self, path: str) -> int:
         node = self._node(path)
-        fh = self._tree.opendir(node, self._caller()).fh
-        self._directories[fh] = node
-        return fh
+        number = next(self._numbers)
+        self._directories[number] = node, self._tree.opendir(node, self._caller()).fh
+        return number
 
-    def readdir_with_offset(self, _path: str | None, offset: int, fh: int) -> Iterator[tuple[str, dict[str, int], int]]:
+    def readdir_with_offset(
+        self, _path: str | None, offset: int, number: int
+    ) -> Iterator[tuple[str, dict[str, int], int]]:
         """Entries after an offset, of which 1 and 2 are ``.`` and ``..``. An entry at which this is closed found no room."""
-        node = self._directories[fh]
+        node, fh = self._directories[number]
         for position, dots in ((1, "."), (2, "..")):
             if position > offset:
                 yield dots, {"st_mode": stat.S_IFDIR, "st_ino": node}, position
@@ -386,13 +391,13 @@ class _Operations:
         finally:
             self._listings.give_back(fh, cursor)
 
-    def releasedir(self, _path: str | None, fh: int) -> int:
-        del self._directories[fh]
+    def releasedir(self, _path: str | None, number: int) -> int:
+        _, fh = self._directories.pop(number)
         self._listings.release(fh)
         return 0
 
-    def fsyncdir(self, _path: str | None, _datasync: int, fh: int) -> int:
-        self._tree.fsyncdir(self._directories[fh])
+    def fsyncdir(self, _path: str | None, _datasync: int, number: int) -> int:
+        self._tree.fsyncdir(self._directories[number][0])
         return 0
 
     # Extended attributes.

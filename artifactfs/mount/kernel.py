@@ -19,6 +19,7 @@ from artifactfs.mount.attach import MountOptions
 from artifactfs.mount.connection import Connection
 from artifactfs.mount.contract import Tree
 from artifactfs.mount.dispatch import Dispatcher, Shared
+from artifactfs.mount.passthrough import Passthrough
 from artifactfs.mount.protocol import (
     ASYNC_READ,
     ATOMIC_O_TRUNC,
@@ -30,6 +31,7 @@ from artifactfs.mount.protocol import (
     HANDLE_KILLPRIV_V2,
     HEADER,
     IN_HEADER,
+    INIT_EXT,
     INIT_IN,
     INIT_OUT,
     INVAL_ENTRY,
@@ -45,6 +47,7 @@ from artifactfs.mount.protocol import (
     OUT_HEADER,
     PAGES,
     PARALLEL_DIROPS,
+    PASSTHROUGH,
     Op,
 )
 
@@ -101,7 +104,7 @@ class KernelMount:
         self._path = attach.prepare(self._path, self._options)
         fd = attach.attach(self._path, self._options)
         try:
-            self._negotiate(fd)
+            passthrough = self._negotiate(fd)
         except BaseException:
             os.close(fd)
             with contextlib.suppress(ArtifactFSError):
@@ -111,7 +114,13 @@ class KernelMount:
         self._device = entry.device if entry else ""
         connection = self._connection = Connection(fd)
         no_open = self._options.no_open and self._options.read_only
-        self._shared = Shared(self._tree, connection, max_waiting=self._options.max_waiting, no_open=no_open)
+        self._shared = Shared(
+            self._tree,
+            connection,
+            max_waiting=self._options.max_waiting,
+            no_open=no_open,
+            passthrough=Passthrough(fd, enabled=passthrough),
+        )
         for _ in range(max(1, self._options.threads)):
             self._start_dispatcher()
         threading.Thread(target=self._watch, name="fuse-watch", daemon=True).start()
@@ -160,32 +169,35 @@ class KernelMount:
         if self._connection is not None:
             self._connection.notify(NOTIFY_INVAL_INODE, INVAL_INODE.pack(node, 0, 0))
 
-    def _negotiate(self, fd: int) -> None:
-        """Answer INIT, which the kernel sends first."""
+    def _negotiate(self, fd: int) -> bool:
+        """Answer INIT, which the kernel sends first; returns whether it can read backing files by itself."""
         buffer = bytearray(BUFFER)
         os.readv(fd, [buffer])
         _, op, unique, _, _, _, _, _, _ = IN_HEADER.unpack_from(buffer)
-        major, minor, max_readahead, offered = INIT_IN.unpack_from(buffer, BODY)
+        major, minor, max_readahead, offered, offered2 = INIT_IN.unpack_from(buffer, BODY)
         if op != Op.INIT or (major, minor) < (MAJOR, MIN_MINOR):
             os.writev(fd, (OUT_HEADER.pack(HEADER, -errno.EPROTO, unique),))
             raise Unavailable(
                 f"the kernel speaks FUSE {major}.{minor}: Linux 5.4 or newer is needed, or --binding fusepy"
             )
         wanted = _WANTED | (_WANTED_WITHOUT_OPENS if self._options.no_open and self._options.read_only else 0)
+        passthrough = bool(offered & INIT_EXT and offered2 & PASSTHROUGH)
         payload = INIT_OUT.pack(
             MAJOR,
             min(minor, OUR_MINOR),
             max_readahead,
-            offered & wanted,
+            offered & (wanted | INIT_EXT * passthrough),
             MAX_BACKGROUND,
             MAX_BACKGROUND,
             MAX_WRITE,
             1,  # times are exact to the nanosecond
             PAGES,
             0,
-            0,
+            PASSTHROUGH * passthrough,
+            int(passthrough),  # how deep file systems are stacked: this one over the repository's
         )
         os.writev(fd, (OUT_HEADER.pack(HEADER + len(payload), 0, unique), payload))
+        return passthrough
 
     def _start_dispatcher(self) -> None:
         if self._shared is not None:

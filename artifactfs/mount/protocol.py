@@ -88,12 +88,15 @@ NO_OPEN_SUPPORT: Final = 1 << 17
 PARALLEL_DIROPS: Final = 1 << 18
 MAX_PAGES: Final = 1 << 22
 HANDLE_KILLPRIV_V2: Final = 1 << 28
+INIT_EXT: Final = 1 << 30  # flags2 counts
+PASSTHROUGH: Final = 1 << 5  # of flags2
 
 # Reply flags of OPEN, OPENDIR and CREATE.
 FOPEN_DIRECT_IO: Final = 1 << 0
 FOPEN_KEEP_CACHE: Final = 1 << 1
 FOPEN_CACHE_DIR: Final = 1 << 3
 FOPEN_NOFLUSH: Final = 1 << 5
+FOPEN_PASSTHROUGH: Final = 1 << 7
 
 # Flags inside requests.
 GETATTR_FH: Final = 1 << 0
@@ -120,9 +123,10 @@ OUT_HEADER: Final = Struct("=IiQ")  # len -errno unique
 BODY: Final = IN_HEADER.size  # where a request's own fields start
 HEADER: Final = OUT_HEADER.size
 
-INIT_IN: Final = Struct("=IIII")  # major minor max_readahead flags
+INIT_IN: Final = Struct("=IIIII")  # major minor max_readahead flags flags2
 # major minor max_readahead flags max_background congestion_threshold max_write time_gran max_pages map_alignment flags2
-INIT_OUT: Final = Struct("=IIIIHHIIHHI28x")
+# max_stack_depth
+INIT_OUT: Final = Struct("=IIIIHHIIHHII24x")
 U32: Final = Struct("=I")
 U64: Final = Struct("=Q")
 TWO_U32: Final = Struct("=II")
@@ -190,8 +194,10 @@ def pack_attr(attr: Attr) -> bytes:
     )  # fmt: skip
 
 
-def pack_open(opened: Opened) -> bytes:
-    """The reply of OPEN and OPENDIR, and the second half of CREATE's (``fuse_open_out``)."""
+def pack_open(opened: Opened, backing: int = 0) -> bytes:
+    """The reply of OPEN and OPENDIR, and the second half of CREATE's (``fuse_open_out``); ``backing`` as Passthrough gives it."""
+    if backing:
+        return OPEN_OUT.pack(opened.fh, FOPEN_PASSTHROUGH | FOPEN_NOFLUSH * opened.noflush, backing)
     flags = (
         FOPEN_DIRECT_IO * opened.direct
         | FOPEN_KEEP_CACHE * opened.keep_cache

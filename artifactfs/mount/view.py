@@ -487,7 +487,7 @@ class View:
             number = next(self._numbers)
             reader = self._repository.open_file(found.entry, lambda: _neighbours(found))
             self._handles[number] = _OpenFile(node, reader)
-            return Opened(number, keep_cache=True, noflush=True)
+            return Opened(number, keep_cache=True, noflush=True, backing=self._repository.backing(reader))
         special = self._known(node) if node != ROOT else None
         if special is None or special.kind != "control":
             raise _fail(errno.EISDIR)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -80,7 +80,7 @@ def settle(kind: str, staging: Path, notes: Path) -> None:
     elif kind == "rename":
         whole = int((staging / name).read_bytes()[:8]) + 1
     elif kind == "many":
-        found = sorted(staging.glob(f"{name}.*/*"))
+        found = sorted(staging.glob(f"{name}.*/*"), key=lambda path: path.name)
         whole = len(found)
         found[-1].write_bytes(b"%s\n" % found[-1].name.encode())
     else:
@@ -236,26 +236,21 @@ def test_who_waits_in_a_dead_mount_gets_an_error_and_can_be_killed(mounted, tmp_
     pid = mounted.pid
     os.kill(pid, signal.SIGSTOP)
     eventually(lambda: all(" T " in path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")))
-    callers = [
-        subprocess.Popen(["bash", "-c", script], cwd="/", stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        for script in (
-            f"cat '{mounted.root}/data/v0/large.bin'",
-            f"echo x > '{mounted.root}/data/staging/new'",
-            f"ls -l '{mounted.root}/data/staging'",
-            f"find '{mounted.root}' -ls",
-        )
-    ]
-    try:
+    quiet = {"cwd": "/", "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    with running("cat", mounted.root / "data/v0/large.bin", **quiet) as alone:
+        time.sleep(0.3)
+        assert alone.poll() is None
+        alone.kill()
+        assert alone.wait(20) == -signal.SIGKILL
+    scripts = ("cat data/v0/large.bin", "echo x > data/staging/new", "ls -l data/staging", "find . -ls")
+    with ExitStack() as stack:
+        callers = [
+            stack.enter_context(running("bash", "-c", f"cd '{mounted.root}' && {script}", **quiet)) for script in scripts
+        ]
         time.sleep(0.3)
         assert [caller.poll() for caller in callers] == [None] * len(callers)
-        callers[0].kill()
-        assert callers[0].wait(20) == -signal.SIGKILL
         mounted.kill()
-        assert all(caller.wait(20) for caller in callers[1:])
-    finally:
-        for caller in callers:
-            caller.kill()
-            caller.wait(20)
+        assert all(caller.wait(20) for caller in callers)
     with pytest.raises(OSError, match="not connected") as caught:
         os.listdir(mounted.root)
     assert caught.value.errno == errno.ENOTCONN

@@ -44,6 +44,7 @@ class Installation:
 
     def __init__(self, place: Path) -> None:
         open_to_all(place)
+        place.chmod(0o755)
         shutil.copytree(TESTS.parent / "artifactfs", place / "artifactfs", ignore=shutil.ignore_patterns("__pycache__"))
         installed = Path(sysconfig.get_path("purelib"))
         self.interpreter = sys.executable

@@ -108,6 +108,19 @@ def test_every_entry_has_a_number_of_its_own_that_stays(library):
     assert succeeds(numbers, library.root / "data") == first
 
 
+def test_directories_that_are_read_at_once_are_not_mixed_up(mounted, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / "source" / name).mkdir(parents=True)
+        for number in range(1200):
+            (tmp_path / "source" / name / f"{name}-{number:04d}-{'x' * 60}").touch()
+    mounted.put("data", tmp_path / "source")
+    version = mounted.root / "data/v0"
+    with os.scandir(version / "one") as one, os.scandir(version / "two") as two:
+        listed = [(first.name[:8], second.name[:8]) for first, second in zip(one, two, strict=True)]
+    assert sorted(listed) == [(f"one-{number:04d}", f"two-{number:04d}") for number in range(1200)]
+    assert len(os.listdir(version / "one")) == 1200
+
+
 # Refusals: at once, and with the right error.
 
 WRITES = {
@@ -252,22 +265,31 @@ def counted(tmp_path: Path) -> Iterator[Mounted]:
         yield mounted
 
 
+def read_plainly(path: Path) -> bytes:
+    """As `cat` does, without what Python asks of a file that it opens."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        parts = []
+        while part := os.read(descriptor, 1 << 20):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
 def test_a_second_read_asks_for_neither_bytes_nor_names(counted):
     counted.mount()
     large, images = counted.root / "data/v0/large.bin", counted.root / "data/v0/images"
 
     def read():
-        large.read_bytes()
+        read_plainly(large)
         for number in range(60):
-            (images / f"{number:03d}.png").read_bytes()
+            read_plainly(images / f"{number:03d}.png")
 
     first = counted.requests_of(read)
-    assert first["read"] > 9  # requests of at most 1 MiB
-    second = counted.requests_of(read)
-    assert {name: second[name] for name in ("read", "lookup", "getattr", "readdir", "readdirplus")} == dict.fromkeys(
-        ("read", "lookup", "getattr", "readdir", "readdirplus"), 0
-    )
-    assert (second["open"], second["release"]) == (61, 61)
+    assert first["read"] > 9  # of at most 1 MiB
+    assert counted.requests_of(read) == {"open": 61, "release": 61}
+    assert counted.requests_of(read) == {"open": 61, "release": 61}
 
 
 def test_a_read_only_mount_does_not_even_hear_of_a_second_read(counted):
@@ -276,24 +298,27 @@ def test_a_read_only_mount_does_not_even_hear_of_a_second_read(counted):
 
     def read():
         for number in range(60):
-            (images / f"{number:03d}.png").read_bytes()
+            read_plainly(images / f"{number:03d}.png")
 
     read()
-    assert sum(counted.requests_of(read).values()) == 0
+    assert counted.requests_of(read) == {}
 
 
 def test_a_listing_brings_attributes_and_a_small_file_takes_three_requests(counted):
     counted.mount()
     images = counted.root / "data/v0/images"
-    listing = counted.requests_of(lambda: succeeds("find . -printf '%s %T@\\n'", images))
+    look = "find . -printf '%s %T@\n'"
+    listing = counted.requests_of(lambda: succeeds(look, images))
     assert listing["readdirplus"] >= 1
     assert listing["getattr"] + listing["readdir"] == 0
     assert listing["lookup"] <= 3  # the way to the directory
-    reading = counted.requests_of(lambda: [(images / f"{number:03d}.png").read_bytes() for number in range(10, 60)])
-    assert reading["open"] == reading["read"] == reading["release"] == 50
-    assert sum(reading.values()) <= 150
-    again = counted.requests_of(lambda: succeeds("find . -printf '%s %T@\\n'", images))
-    assert again["lookup"] + again["getattr"] + again["readdir"] + again["readdirplus"] == 0
+    reading = counted.requests_of(lambda: [read_plainly(images / f"{number:03d}.png") for number in range(10, 60)])
+    assert reading == {"open": 50, "read": 50, "release": 50}
+    again = counted.requests_of(lambda: succeeds(look, images))
+    assert again["lookup"] + again["readdir"] + again["readdirplus"] == 0
+    # The kernel holds that a read has changed the access time, so it asks once more for the attributes of what was read.
+    assert again["getattr"] <= 53
+    assert counted.requests_of(lambda: succeeds(look, images))["getattr"] == 0
 
 
 def test_names_that_are_not_there_are_asked_for_once(counted):

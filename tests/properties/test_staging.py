@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from artifactfs.draft import Draft
+from artifactfs.errors import Conflict
 from artifactfs.model.records import VersionRecord
 from artifactfs.mount.freeze import Frozen
 from artifactfs.repository import Repository
@@ -31,6 +32,8 @@ BASE = {
     "c/a": b"executable",
     "c/b": b"",
 }
+
+Tree = dict[str, tuple[str, bytes | str, bool]]
 
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100
@@ -74,6 +77,7 @@ class Both(RuleBasedStateMachine):
             draft.add(self.real)
             draft.commit("data")
         self.disk = Disk(self.repository, self.top / "workspace")
+        self.disk.force = True
 
     def teardown(self) -> None:
         for _, fd, _ in self.handles:
@@ -87,8 +91,8 @@ class Both(RuleBasedStateMachine):
 
     # -- the model -------------------------------------------------------------------------------------------------
 
-    def tree(self) -> dict[str, tuple[str, bytes | str, bool]]:
-        found: dict[str, tuple[str, bytes | str, bool]] = {}
+    def tree(self) -> Tree:
+        found: Tree = {}
         for parent, directories, files in os.walk(self.real):
             for name in directories + files:
                 path = Path(parent, name)
@@ -309,6 +313,92 @@ class Both(RuleBasedStateMachine):
         assert committed_tree(self.repository, version) == self.tree()
         assert self.disk.changes() == []
 
+    @precondition(lambda self: self.frozen is None and not any(writable for _, _, writable in self.handles))
+    @rule()
+    def discard(self) -> None:
+        self.disk.staging.discard(self.disk.area)
+        self.rebuild(self.base())
+
+    @rule(index=indexes, data=contents)
+    def commit_elsewhere(self, index: int, data: bytes) -> None:
+        """Somebody else makes the next version, by writing or removing one path."""
+        if self.frozen is not None:
+            return
+        other = Disk(self.repository, self.top / "elsewhere")
+        latest = self.repository.registry.resolve("data", "latest")
+        if latest is not None:
+            other.staging.reset(other.area, latest, following=True)
+        path = self.path(index, new=True)
+        try:
+            if other.exists(path) and len(data) % 3 == 0:
+                other.unlink(path)
+            else:
+                other.write(path, data)
+        except OSError:
+            pass  # a directory is there, or none is above
+        else:
+            other.commit()
+        other.staging.close()
+
+    @precondition(lambda self: self.frozen is None and not self.handles)
+    @rule()
+    def follow(self) -> None:
+        latest = self.repository.registry.resolve("data", "latest")
+        if latest is None:
+            return
+        clean = self.disk.changes() == []
+        self.disk.staging.follow(self.disk.area, latest)
+        if clean and self.disk.area.base_number == latest.number:
+            assert self.disk.tree() == committed_tree(self.repository, latest)
+            self.rebuild(committed_tree(self.repository, latest))
+
+    @precondition(lambda self: self.frozen is None and not self.handles)
+    @rule()
+    def rebase(self) -> None:
+        latest = self.repository.registry.resolve("data", "latest")
+        tree = self.tree()
+        if latest is None or any(
+            (self.real / path).lstat().st_nlink > 1 for path in tree if tree[path][0] != "directory"
+        ):
+            return
+        base, theirs = self.base(), committed_tree(self.repository, latest)
+        ours_changed = {path for _, path in self.disk.changes()}
+        theirs_changed = {path for path in base.keys() | theirs.keys() if base.get(path) != theirs.get(path)}
+        try:
+            self.disk.staging.rebase(self.disk.area, latest)
+        except Conflict:
+            assert any(
+                f"{one}/".startswith(f"{two}/") or f"{two}/".startswith(f"{one}/")
+                for one in ours_changed
+                for two in theirs_changed
+            )
+            return
+        merged = {path: value for path, value in theirs.items() if path not in ours_changed}
+        merged |= {path: tree[path] for path in ours_changed if path in tree}
+        assert self.disk.tree() == merged
+        self.rebuild(merged)
+
+    def base(self) -> Tree:
+        number = self.disk.area.base_number
+        if number is None:
+            return {}
+        return committed_tree(self.repository, self.repository.registry.version("data", number))
+
+    def rebuild(self, tree: Tree) -> None:
+        """Let the directory hold a tree; modes that no version keeps are taken from staging."""
+        shutil.rmtree(self.real)
+        self.real.mkdir()
+        for path in sorted(tree):
+            kind, content, _ = tree[path]
+            if kind == "directory":
+                (self.real / path).mkdir()
+            elif kind == "symlink":
+                (self.real / path).symlink_to(content)
+            else:
+                (self.real / path).write_bytes(content)
+            if kind != "symlink":
+                (self.real / path).chmod(self.disk.at(path).mode & 0o7777)
+
     # -- what must hold --------------------------------------------------------------------------------------------
 
     @invariant()
@@ -328,13 +418,7 @@ class Both(RuleBasedStateMachine):
     def changes_are_those_from_the_base(self) -> None:
         if not hasattr(self, "disk") or self.frozen is not None:
             return
-        area = self.disk.area
-        base = (
-            committed_tree(self.repository, self.repository.registry.version("data", area.base_number))
-            if area.base_number is not None
-            else {}
-        )
-        tree = self.tree()
+        area, base, tree = self.disk.area, self.base(), self.tree()
         certain = {path for path in base.keys() | tree.keys() if base.get(path) != tree.get(path)}
         changes = self.disk.staging.changes(area)
         found = {change.path: change.kind for change in changes}

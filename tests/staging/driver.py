@@ -26,6 +26,7 @@ class Disk:
         self.repository = repository
         self.name = name
         self.path = workspace
+        self.force = False  # whether commits go on when `latest` has moved
         self.open()
 
     def open(self) -> None:
@@ -172,7 +173,7 @@ class Disk:
             commit_id = new_commit_id()
             self.staging.prepare(frozen, commit_id, root.digest)
             base = -1 if frozen.base_number is None else frozen.base_number
-            return writing.commit(self.name, root, base=base, commit_id=commit_id).version
+            return writing.commit(self.name, root, base=base, commit_id=commit_id, force=self.force).version
 
     def commit(self) -> VersionRecord:
         frozen = self.staging.freeze(self.area)
