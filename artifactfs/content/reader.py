@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 MEMORY: Final = 64 << 20
 """Bytes of decoded chunks kept: sixteen readers that each go through chunks of the largest size in small steps."""
 
-LOCAL_MEMORY: Final = 16 << 20
-"""The same where the Store is a local disk: what is evicted costs a read of the page cache, and memory that is soon used
-again stays in the processor's cache (1 GiB cold through the mount: 0.46 s with 4 MiB, 0.49 s with 64 MiB)."""
+RAW_MEMORY: Final = 16 << 20
+"""Of these, bytes of chunks that lie raw on a local disk: what is evicted costs a read of the page cache, and memory that is
+soon used again stays in the processor's cache (1 GiB cold through the mount: 0.46 s with 4 MiB, 0.49 s with 64 MiB)."""
 
 WAIT_SECONDS: Final = 60.0
 """How long a thread waits for a chunk that another one fetches. A Store's own bound is shorter; this one holds if a
@@ -52,16 +52,14 @@ _CODED: Final = FLAG_ZSTD | FLAG_ENCRYPTED
 
 
 class ContentReader:
-    """Reads chunks by digest. ``memory``: bytes of decoded chunks to keep; by default as suits the Store."""
+    """Reads chunks by digest. ``memory``: bytes of decoded chunks to keep."""
 
-    def __init__(self, store: Store, registry: Registry, *, memory: int | None = None) -> None:
+    def __init__(self, store: Store, registry: Registry, *, memory: int = MEMORY) -> None:
         self._store = store
         self._places = Places(registry)
-        self._memory = memory if memory is not None else LOCAL_MEMORY if store.local else MEMORY
         self._lock = threading.Lock()  # guards what follows; never held while fetching
-        # By kind and digest: bytes that were verified as one kind of chunk are nothing of another kind.
-        self._chunks: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
-        self._chunks_bytes = 0
+        self._chunks = _Kept(memory)
+        self._raw = _Kept(min(memory, RAW_MEMORY)) if store.local else self._chunks
         self._fetches: dict[tuple[int, bytes], _Fetch] = {}
         self._waiting = 0
         self._fetched = 0  # bytes, as stored
@@ -87,9 +85,8 @@ class ContentReader:
         """
         key = (kind, name)
         with self._lock:
-            data = self._chunks.get(key)
+            data = self._chunks.use(key) or self._raw.use(key)
             if data is not None:
-                self._chunks.move_to_end(key)
                 return _of_size(data, name, size)
             fetch = self._fetches.get(key)
             if fetch is None:
@@ -101,7 +98,8 @@ class ContentReader:
         if fetch is not None:
             return _of_size(self._wait(fetch, name), name, size)
         try:
-            data = own.data = self._fetch(name, kind, along)
+            place, data = self._fetch(name, kind, along)
+            own.data = data
         except BaseException as error:
             own.error = error
             raise
@@ -109,7 +107,7 @@ class ContentReader:
             with self._lock:
                 del self._fetches[key]
                 if own.data is not None:
-                    self._keep(key, own.data)
+                    (self._chunks if place.location.flags & _CODED else self._raw).keep(key, own.data)
             own.done.set()
         return _of_size(data, name, size)
 
@@ -132,8 +130,7 @@ class ContentReader:
         """
         place = self._places.get(piece.digest)
         if place is not None and place.verified and not place.location.flags & _CODED and self._store.local:
-            data = self._chunks.get((DATA, piece.digest))
-            if data is None:
+            if (DATA, piece.digest) not in self._raw:
                 try:
                     return self._store.read(place.key, place.location.offset + begin, end - begin)
                 except (NotFound, Integrity):
@@ -166,7 +163,7 @@ class ContentReader:
 
     def in_memory(self, name: bytes) -> bool:
         """Whether a chunk of data is in memory."""
-        return (DATA, name) in self._chunks
+        return (DATA, name) in self._chunks or (DATA, name) in self._raw
 
     def list_in_memory(self, name: bytes) -> ListNode | None:
         """A decoded node of a chunk list, if it is in memory."""
@@ -204,18 +201,18 @@ class ContentReader:
             raise Unavailable(f"the fetch of chunk {format_digest(name)} was broken off; try again")
         return fetch.data
 
-    def _fetch(self, name: bytes, kind: int, along: Iterable[bytes]) -> bytes:
+    def _fetch(self, name: bytes, kind: int, along: Iterable[bytes]) -> tuple[Place, bytes]:
         place = self._places.find(name, along)
         if place is None:
             raise Integrity(f"chunk {format_digest(name)} is in no pack; run `artifactfs verify`")
         try:
-            return self._fetch_at(place, name, kind)
+            return place, self._fetch_at(place, name, kind)
         except NotFound:
             # A collection may have moved the chunk since its place was asked for.
             again = self._places.find_again(name)
             if again is not None and again.location != place.location:
                 try:
-                    return self._fetch_at(again, name, kind)
+                    return again, self._fetch_at(again, name, kind)
                 except NotFound:
                     place = again
             raise Integrity(
@@ -237,13 +234,34 @@ class ContentReader:
             self._fetched += location.length
         return plain
 
-    def _keep(self, key: tuple[int, bytes], data: bytes) -> None:
-        if len(data) <= self._memory:
+
+class _Kept:
+    """Chunks by kind and digest, up to a number of bytes, the least recently used evicted first. Guarded by the reader's lock."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.bytes = 0
+        # By kind and digest: bytes that were verified as one kind of chunk are nothing of another kind.
+        self._chunks: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
+
+    def __contains__(self, key: tuple[int, bytes]) -> bool:
+        return key in self._chunks
+
+    def use(self, key: tuple[int, bytes]) -> bytes | None:
+        """A chunk, now the most recently used; or None."""
+        data = self._chunks.get(key)
+        if data is not None:
+            self._chunks.move_to_end(key)
+        return data
+
+    def keep(self, key: tuple[int, bytes], data: bytes) -> None:
+        """Add a chunk that is not there; one that is larger than the limit is not kept."""
+        if len(data) <= self._limit:
             self._chunks[key] = data
-            self._chunks_bytes += len(data)
-            while self._chunks_bytes > self._memory:
+            self.bytes += len(data)
+            while self.bytes > self._limit:
                 _, evicted = self._chunks.popitem(last=False)
-                self._chunks_bytes -= len(evicted)
+                self.bytes -= len(evicted)
 
 
 class FileReader:

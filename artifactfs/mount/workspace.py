@@ -5,7 +5,7 @@
     lock              held by the daemon that owns the workspace; contains its process id
     workspace.db      SQLite: areas, inodes, names, xattrs, layers, extents
     files/XX/ID       sparse local files, one a layer (mount/layers.py), in hexadecimal; XX is ID without its last 10 bits:
-                      files made one after the other cost ext4 half as much in one directory as spread over 256
+                      on ext4 5,000 files took 30 µs each so, and 80 to 1,100 spread over 256 directories
 
 Used by the modules of staging alone (inodes, files, areas, freeze), which know the meaning of the rows. One connection, guarded by
 :attr:`Workspace.lock`, which is reentrant and guards all metadata of staging; no file content is read or written under it.

@@ -183,7 +183,7 @@ def test_memory_is_bounded_in_bytes_and_keeps_what_was_used_last(scripted, regis
     content_reader = ContentReader(scripted, registry, memory=3500)
     for name in [*names[:3], names[0], names[3]]:
         content_reader.chunk(name)
-    assert content_reader._chunks_bytes == 3000
+    assert content_reader._chunks.bytes == 3000
     scripted.reads.clear()
     for name in (names[0], names[2], names[3]):
         content_reader.chunk(name)
@@ -192,7 +192,7 @@ def test_memory_is_bounded_in_bytes_and_keeps_what_was_used_last(scripted, regis
     assert len(scripted.reads) == 1
     keep(scripted, registry, noise(11, 4000))
     content_reader.chunk(blake3(noise(11, 4000)).digest())  # larger than all the memory: served, not kept
-    assert content_reader._chunks_bytes == 3000
+    assert content_reader._chunks.bytes == 3000
 
 
 def test_places_are_asked_for_with_the_neighbours_once(store, registry):

@@ -1,6 +1,6 @@
 """What people do in a directory, as bash scripts: each is run in staging and in a plain directory, with the same outcome.
 
-All begin in a copy of :func:`tests.mounted.trees.sample`; ``PYTHON`` is an interpreter and ``WHEEL`` a wheel to install. What they
+All begin in a copy of :func:`tests.mounted.trees.sample`. ``PYTHON`` is an interpreter and ``WHEEL`` a wheel to install. What they
 print is compared as well.
 """
 
@@ -93,12 +93,16 @@ print(os.read(fd, 9), open("run", "rb").read()[:9])
 import errno, os
 open("new", "x").close()
 for call in (lambda: open("new", "x"), lambda: open("words.txt", "x"), lambda: os.mkdir("images"), lambda: os.rmdir("images"),
-             lambda: os.rename("images", "images/deep/inside"), lambda: os.rename("words.txt", "images"), lambda: os.rename("images", "run"),
-             lambda: os.rename("empty", "images"), lambda: os.unlink("images"), lambda: os.rmdir("run"), lambda: os.link("images", "x"),
+             lambda: os.rename("images", "images/deep/inside"), lambda: os.rename("words.txt", "images"),
+             lambda: os.rename("images", "run"),
+             lambda: os.rename("empty", "images"), lambda: os.unlink("images"), lambda: os.rmdir("run"),
+             lambda: os.link("images", "x"),
              lambda: os.open("to-nowhere", os.O_RDONLY), lambda: os.open("images", os.O_WRONLY), lambda: os.listdir("run"),
              lambda: os.open("folder-link", os.O_RDONLY | os.O_NOFOLLOW), lambda: os.readlink("run"), lambda: os.stat("run/x"),
-             lambda: os.open("n" * 256, os.O_CREAT), lambda: os.mkdir("m" * 256), lambda: os.symlink("", "x"), lambda: os.stat("x" * 256),
-             lambda: os.open("words.txt", os.O_RDONLY | os.O_DIRECTORY), lambda: os.truncate("images", 0), lambda: os.rename("none", "x"),
+             lambda: os.open("n" * 256, os.O_CREAT), lambda: os.mkdir("m" * 256), lambda: os.symlink("", "x"),
+             lambda: os.stat("x" * 256),
+             lambda: os.open("words.txt", os.O_RDONLY | os.O_DIRECTORY), lambda: os.truncate("images", 0),
+             lambda: os.rename("none", "x"),
              lambda: os.removexattr("run", "user.none"), lambda: os.getxattr("run", "user.none"),
              lambda: os.setxattr("run", "user.x", b"", os.XATTR_REPLACE), lambda: os.truncate("run", -1)):
     try:
@@ -177,7 +181,8 @@ db.close()
 
 SCRIPTS = {
     "nothing": "ls -laR --time-style=+ > /dev/null",
-    "cp -a": "cp -a images copy; cp -al images/deep hard; cp -r images plain; cp large.bin images/; cp --sparse=always large.bin sparse",
+    "cp -a": """
+        cp -a images copy; cp -al images/deep hard; cp -r images plain; cp large.bin images/; cp --sparse=always large.bin sparse""",
     "rsync": """
         rsync -a images/ one/; test -z "$(rsync -ai images/ one/)"
         rsync -aHX --delete --inplace images/ one/; echo changed > images/007.png; rm images/00[1-5].png
@@ -193,11 +198,13 @@ SCRIPTS = {
         git config user.email a@b; git config user.name c
         echo more >> words.txt; git mv images/010.png images/ten.png; chmod -x run; git commit -qam two; git status --porcelain
         git checkout -q -b side HEAD~1; echo side > side; git add side; git commit -qm three; git merge -q -m merged main
-        git gc -q; git fsck --strict --no-dangling; git ls-tree -r HEAD; git log --format=%H; git push -q origin side; cd ../made; git log --all --oneline""",
+        git gc -q; git fsck --strict --no-dangling; git ls-tree -r HEAD; git log --format=%H; git push -q origin side
+        cd ../made; git log --all --oneline""",
     "sqlite3": """
         sqlite3 a.db "CREATE TABLE t (n INTEGER PRIMARY KEY, x TEXT); CREATE INDEX i ON t (x)"
         for i in 1 2 3 4 5; do sqlite3 a.db "BEGIN; INSERT INTO t (x) VALUES ('row $i'), ('again $i'); COMMIT"; done
-        sqlite3 a.db "BEGIN; DELETE FROM t; ROLLBACK"; sqlite3 a.db "UPDATE t SET x = x || '!' WHERE n % 2; VACUUM; PRAGMA integrity_check"
+        sqlite3 a.db "BEGIN; DELETE FROM t; ROLLBACK"; sqlite3 a.db "UPDATE t SET x = x || '!' WHERE n % 2; VACUUM"
+        sqlite3 a.db "PRAGMA integrity_check"
         sqlite3 a.db .dump; test ! -e a.db-journal""",
     "sqlite3 wal": 'exec "$PYTHON" -c "$SQLITE_WAL"',
     "pip": """
@@ -205,61 +212,91 @@ SCRIPTS = {
             --target site "$WHEEL" 2>&1
         PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=site "$PYTHON" -c 'import small.part; print(small.part.answer)'""",
     "sed and friends": """
-        sed -i 's/word 7/WORD 7/' words.txt; sort -r -o words.txt words.txt; echo line | tee -a words.txt new; head -n 3 words.txt
+        sed -i 's/word 7/WORD 7/' words.txt; sort -r -o words.txt words.txt; echo line | tee -a words.txt new
+        head -n 3 words.txt
         gzip words.txt; gunzip words.txt.gz; split -b 1000000 large.bin part.; cat part.* | cmp - large.bin; rm part.a[a-d]
-        install -m 750 run installed; install -d -m 700 private/below; grep -rl deep . | sort; : > nothing; echo x > images/000.png""",
+        install -m 750 run installed; install -d -m 700 private/below; grep -rl deep . | sort; : > nothing
+        echo x > images/000.png""",
     "dd": """
         dd if=/dev/zero of=large.bin bs=1 count=1 seek=5000000 conv=notrunc status=none
-        dd if=words.txt of=large.bin bs=7777 seek=300 conv=notrunc,fsync status=none; dd if=words.txt of=new bs=1M seek=3 status=none
-        dd if=large.bin of=large.bin bs=64k count=5 skip=40 conv=notrunc status=none; dd if=/dev/zero of=images/002.png bs=100 count=1 conv=nocreat status=none
-        dd if=large.bin bs=128k skip=9 count=3 status=none | sha256sum; dd if=words.txt of=new oflag=append conv=notrunc status=none""",
+        dd if=words.txt of=large.bin bs=7777 seek=300 conv=notrunc,fsync status=none
+        dd if=words.txt of=new bs=1M seek=3 status=none
+        dd if=large.bin of=large.bin bs=64k count=5 skip=40 conv=notrunc status=none
+        dd if=/dev/zero of=images/002.png bs=100 count=1 conv=nocreat status=none
+        dd if=large.bin bs=128k skip=9 count=3 status=none | sha256sum
+        dd if=words.txt of=new oflag=append conv=notrunc status=none""",
     "truncate": """
-        truncate -s 5000001 large.bin; truncate -s +3000 words.txt; truncate -s 0 images/059.png; truncate -s 7 new; truncate -s -1 run
-        sha256sum large.bin words.txt; truncate -s 9M large.bin; sha256sum large.bin; truncate -s 100 images/050.png; truncate -s 5000 images/050.png""",
+        truncate -s 5000001 large.bin; truncate -s +3000 words.txt; truncate -s 0 images/059.png; truncate -s 7 new
+        truncate -s -1 run
+        sha256sum large.bin words.txt; truncate -s 9M large.bin; sha256sum large.bin; truncate -s 100 images/050.png
+        truncate -s 5000 images/050.png""",
     "fallocate": """
         fallocate -l 100000 new; fallocate -l 10M large.bin; stat -c %s new large.bin
-        fallocate -p -o 3000000 -l 2000000 large.bin; fallocate -p -o 100 -l 10 words.txt; fallocate -n -l 20M new; stat -c %s new large.bin
+        fallocate -p -o 3000000 -l 2000000 large.bin; fallocate -p -o 100 -l 10 words.txt; fallocate -n -l 20M new
+        stat -c %s new large.bin
         fallocate -p -o 0 -l 999999999 images/040.png; sha256sum large.bin words.txt images/040.png""",
     "mkdir and rm": """
         mkdir -p a/b/c/d; touch a/b/c/d/e; rm -rf images; mkdir images; touch images/new; ls -A images; rm -rf a/b; rmdir a
         mkdir images/deep; ls -A images/deep; rm folder-link link; rm -r empty nothing; ls -A""",
     "mv": """
-        mv images pictures; mv pictures/deep .; mkdir images; mv deep/er images/; mv images/er/x pictures/; mv pictures/up images/
-        mkdir target; mv -T images target; mv pictures target/in; mv target/in/003.png target/in/004.png; mv target images; mv images/in images/in2
-        mv words.txt run; mv large.bin images/in2/; mv empty images/in2/deep; find . | sort | head -20; rmdir deep""",
+        mv images pictures; mv pictures/deep .; mkdir images; mv deep/er images/; mv images/er/x pictures/
+        mv pictures/up images/
+        mkdir target; mv -T images target; mv pictures target/in; mv target/in/003.png target/in/004.png; mv target images
+        mv images/in images/in2
+        mv words.txt run; mv large.bin images/in2/; mv empty images/in2/deep; find . | sort | sed -n 1,20p; rmdir deep""",
     "chmod": """
-        umask 027; chmod +x words.txt images/000.png; chmod a-x run; chmod 600 large.bin; chmod -R go-rx images; chmod 1777 empty; chmod 444 nothing
-        touch made; mkdir made.d; umask 0; touch open; mkdir open.d; chmod g+s open.d; touch open.d/file; mkdir open.d/dir; stat -c '%a %n' * | sort""",
+        umask 027; chmod +x words.txt images/000.png; chmod a-x run; chmod 600 large.bin; chmod -R go-rx images
+        chmod 1777 empty; chmod 444 nothing
+        touch made; mkdir made.d; umask 0; touch open; mkdir open.d; chmod g+s open.d; touch open.d/file; mkdir open.d/dir
+        stat -c '%a %n' * | sort""",
     "touch": """
         touch -d '2001-02-03 04:05:06.789012345' words.txt new images empty; touch -r words.txt run; touch -h -d 2002-01-01 link
-        touch -a -d 2003-01-01 large.bin; touch images/001.png; stat -c '%y %n' words.txt new images empty run; echo x >> new; touch -m -d 2004-01-01 nothing
+        touch -a -d 2003-01-01 large.bin; touch images/001.png; stat -c '%y %n' words.txt new images empty run; echo x >> new
+        touch -m -d 2004-01-01 nothing
         stat -c '%x' large.bin; cp -p words.txt kept; touch -d '1969-12-31 23:59:58.5' old; stat -c %y old""",
     "ln": """
-        ln words.txt second; ln images/001.png one; ln one images/uno; echo more >> second; tail -n 1 words.txt; stat -c '%h %n' words.txt one
-        rm one; mv second images/; touch a; ln a b; ln b c; rm a; ln -s words.txt soft; ln -sfn images folder-link; ln -sr images/deep/er/x rel; readlink rel soft
-        chmod 640 b; stat -c %a c; ln -f run c; ln -P soft soft2; cat folder-link/../soft2 | head -n 1; echo x > b; mv b words.txt; cat images/second | tail -n 1""",
+        ln words.txt second; ln images/001.png one; ln one images/uno; echo more >> second; tail -n 1 words.txt
+        stat -c '%h %n' words.txt one
+        rm one; mv second images/; touch a; ln a b; ln b c; rm a; ln -s words.txt soft; ln -sfn images folder-link
+        ln -sr images/deep/er/x rel; readlink rel soft
+        chmod 640 b; stat -c %a c; ln -f run c; ln -P soft soft2; cat folder-link/../soft2 | sed -n 1p; echo x > b
+        mv b words.txt; cat images/second | tail -n 1""",
     "xattr": """
-        setfattr -n user.kind -v image words.txt; setfattr -n user.empty images; setfattr -n user.bin -v 0x00ff10 large.bin; setfattr -n user.a -v b new 2>&1 || echo none
-        touch new; setfattr -n user.a -v b new; setfattr -n user.a -v c new; setfattr -n user.b -v d new; setfattr -x user.a new; getfattr -d -m '^user' words.txt images new
-        cp --preserve=xattr,mode words.txt copied; getfattr --only-values -n user.kind copied; mv words.txt moved; getfattr -d moved; ln moved linked; getfattr -d linked""",
+        setfattr -n user.kind -v image words.txt; setfattr -n user.empty images; setfattr -n user.bin -v 0x00ff10 large.bin
+        setfattr -n user.a -v b new 2>&1 || echo none
+        touch new; setfattr -n user.a -v b new; setfattr -n user.a -v c new; setfattr -n user.b -v d new
+        setfattr -x user.a new; getfattr -d -m '^user' words.txt images new
+        cp --preserve=xattr,mode words.txt copied; getfattr --only-values -n user.kind copied; mv words.txt moved
+        getfattr -d moved; ln moved linked; getfattr -d linked""",
     "flock": """
-        flock words.txt echo inside; exec 9>>lockfile; flock 9; flock -n lockfile true || echo busy; (flock -u 9); flock -n lockfile echo free
-        for i in 1 2 3 4; do (flock 8; n=$(cat counter 2>/dev/null || echo 0); echo $((n + 1)) > counter) 8>lock & done; wait; cat counter""",
+        flock words.txt echo inside; exec 9>>lockfile; flock 9; flock -n lockfile true || echo busy; (flock -u 9)
+        flock -n lockfile echo free
+        for i in 1 2 3 4; do (flock 8; n=$(cat counter 2>/dev/null || echo 0); echo $((n + 1)) > counter) 8>lock & done; wait
+        cat counter""",
     "names": """
-        touch "$(printf 'a%.0s' {1..255})"; ! touch "$(printf 'a%.0s' {1..256})" 2>/dev/null; mkdir ü 数据 'with space' $'new\\nline' -- -dash '*' '"'; touch 'ü/é' "💾"
-        mv ü u; mv 数据 "$(printf '数%.0s' {1..85})"; ! mkdir "$(printf '数%.0s' {1..86})" 2>/dev/null; ls -b | sort; rmdir -- -dash; touch .hidden ..double; ls -A | wc -l""",
+        touch "$(printf 'a%.0s' {1..255})"; ! touch "$(printf 'a%.0s' {1..256})" 2>/dev/null
+        mkdir ü 数据 'with space' $'new\\nline' -- -dash '*' '"'; touch 'ü/é' "💾"
+        mv ü u; mv 数据 "$(printf '数%.0s' {1..85})"; ! mkdir "$(printf '数%.0s' {1..86})" 2>/dev/null; ls -b | sort
+        rmdir -- -dash; touch .hidden ..double; ls -A | wc -l""",
     "deep": """
-        part=$(printf 'd%.0s' {1..100}); path=.; for i in {1..35}; do path=$path/$part; done; mkdir -p $path; echo deep > $path/file; cat $path/file
-        (cd $path; mkdir below; cd below; for i in {1..10}; do mkdir $part; cd ./$part; done; echo deeper > file; cat file); rm -rf $path/below; ls $path""",
+        part=$(printf 'd%.0s' {1..100}); path=.; for i in {1..35}; do path=$path/$part; done; mkdir -p $path
+        echo deep > $path/file; cat $path/file
+        (cd $path; mkdir below; cd below; for i in {1..10}; do mkdir $part; cd ./$part; done; echo deeper > file; cat file)
+        rm -rf $path/below; ls $path""",
     "appenders": """
-        for i in 1 2 3 4; do (for n in {1..60}; do echo "$i $n xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx" >> log; done) & done; wait; wc -l < log; sort log | uniq -d; sort -o log log
+        for i in 1 2 3 4; do (for n in {1..60}; do echo "$i $n xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx" >> log
+        done) & done; wait; wc -l < log; sort log | uniq -d; sort -o log log
         exec 5>> words.txt; mv words.txt words.1; echo after >&5; echo fresh > words.txt; echo again >&5; tail -n 2 words.1""",
-    "noclobber": "set -C; echo a > new; (echo b > new) 2>/dev/null || echo kept; echo c >| new; cat new; rm new; echo d > new; cat new",
+    "noclobber": """
+        set -C; echo a > new; (echo b > new) 2>/dev/null || echo kept; echo c >| new; cat new; rm new; echo d > new; cat new""",
     "find": """
-        find images -name '00*.png' -delete; find images -name '01*.png' -exec mv {} {}.old \\;; find . -type f -size +1M; find images -newer run | sort
-        find images -type f | sort | head -n 5 | xargs rm; find images -name '*.png' | sort | xargs -n 10 -P 2 chmod 600; du -sb --apparent-size words.txt""",
+        find images -name '00*.png' -delete; find images -name '01*.png' -exec mv {} {}.old \\;; find . -type f -size +1M
+        find images -newer run | sort
+        find images -type f | sort | sed -n 1,5p | xargs rm; find images -name '*.png' | sort | xargs -n 10 -P 2 chmod 600
+        du -sb --apparent-size words.txt""",
     "many": """
-        mkdir many; cd many; for i in {1..400}; do echo $i > f$i; done; ls | wc -l; rm f?; ls | wc -l; mkdir -p d/{a,b,c}/{1,2,3}; mv f* d/a/1/; rm -rf d/a/1/f1*; ls d/a/1 | wc -l""",
+        mkdir many; cd many; for i in {1..400}; do echo $i > f$i; done; ls | wc -l; rm f?; ls | wc -l
+        mkdir -p d/{a,b,c}/{1,2,3}; mv f* d/a/1/; rm -rf d/a/1/f1*; ls d/a/1 | wc -l""",
 } | {f"python {name}": '"$PYTHON" -c "$SCRIPT"' for name in PYTHON}  # fmt: skip
 
 IGNORED = {

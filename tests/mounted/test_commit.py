@@ -35,7 +35,8 @@ def test_edit_diff_commit(mounted, data):
     before = content(staging)
     assert before == content(data / "v0")
     assert mounted("diff", "data").stdout == ""
-    succeeds("rm images/003.png; echo new > images/new.txt; sed -i s/word/WORD/ words.txt; mkdir -p a/b; chmod +x nothing; mv run walk", staging)
+    succeeds("rm images/003.png; echo new > images/new.txt; sed -i s/word/WORD/ words.txt; mkdir -p a/b", staging)
+    succeeds("chmod +x nothing; mv run walk", staging)
     lines = mounted("diff", "data").stdout.splitlines()
     assert lines == [
         "A\ta/", "A\ta/b/", "D\timages/003.png", "A\timages/new.txt", "M\tnothing", "D\trun", "A\twalk", "M\twords.txt",
@@ -63,13 +64,14 @@ def test_the_ways_to_name_a_staging(mounted, data):
     assert "not inside a staging directory" in mounted.refuses("commit", status=2)
     assert "no staging directory" in mounted.refuses("commit", cwd=data / "v0", status=2)
     assert "nodata" in mounted.refuses("commit", "nodata")
-    assert [(data / f"v{number}/by").read_text() for number in (1, 2, 3, 4)] == ["directory", "path", "relative path", "name"]
+    found = [(data / f"v{number}/by").read_text() for number in (1, 2, 3, 4)]
+    assert found == ["directory", "path", "relative path", "name"]
 
 
 def test_what_a_commit_says_about_its_version(mounted, data):
     (data / "staging/x").write_text("x")
-    options = ("--alias", "best", "--alias", "good", "--description", "said so", "--metadata", "rows=3", "--metadata", "by=me")
-    assert mounted.commit("data", *options) == "data:v1"
+    labels = "--alias best --alias good --metadata rows=3 --metadata by=me"
+    assert mounted.commit("data", *labels.split(), "--description", "said so") == "data:v1"
     fields = json.loads((mounted.root / ".artifactfs/info/data/v1.json").read_text())
     assert fields["description"] == "said so"
     assert fields["metadata"] == {"rows": 3, "by": "me"}
@@ -96,7 +98,8 @@ def test_a_commit_stores_what_changed(mounted, data):
     def stored() -> int:
         return sum(path.stat().st_size for path in packs.rglob("*.pack"))
 
-    succeeds("mv large.bin other.bin; mv images pictures; chmod +x words.txt; ln other.bin third.bin; echo small > small", data / "staging")
+    edits = "mv large.bin other.bin; mv images pictures; chmod +x words.txt; ln other.bin third.bin; echo small > small"
+    succeeds(edits, data / "staging")
     before = stored()
     done = mounted("commit", "data")
     assert done.stderr.splitlines()[0].endswith("stored")
@@ -119,8 +122,8 @@ def test_staging_keeps_its_own_times_and_modes_after_a_commit(mounted, data):
     before = snapshot(staging)
     done = mounted("commit", "data")
     assert snapshot(staging) == before
-    for said in ("hard links", "extended attributes of 2 entries", "permissions other than the executable bit of 3 entries"):
-        assert said in done.stderr
+    said = ("hard links", "extended attributes of 2 entries", "permissions other than the executable bit of 3 entries")
+    assert all(each in done.stderr for each in said)
     assert (data / "v1/words.txt").stat().st_mtime_ns == (data / "v1").stat().st_mtime_ns
     mounted.kill()
     mounted.remount()
@@ -170,8 +173,8 @@ def test_force_commits_over_a_moved_latest(mounted, data, tmp_path):
 
 def test_a_rebase_names_its_conflicts_and_changes_nothing(mounted, data, tmp_path):
     staging, source = data / "staging", tmp_path / "source"
-    succeeds("echo mine > words.txt; rm images/001.png images/009.png; echo mine > images/002.png; echo x > mine", staging)
-    succeeds("echo theirs > words.txt; echo theirs > images/001.png; rm images/002.png images/009.png; echo x > theirs", source)
+    succeeds("rm images/001.png images/009.png; tee words.txt images/002.png mine <<< mine", staging)
+    succeeds("rm images/002.png images/009.png; tee words.txt images/001.png theirs <<< theirs", source)
     mounted.put("data", source)
     before = content(staging)
     refusal = mounted.refuses("rebase", "data")
@@ -180,7 +183,9 @@ def test_a_rebase_names_its_conflicts_and_changes_nothing(mounted, data, tmp_pat
     assert "009" not in refusal  # both removed it
     assert content(staging) == before
     # Whoever has merged by hand says so.
-    succeeds("cp ../latest/words.txt words.txt; cp ../latest/images/001.png images/; rm images/002.png; cp ../latest/theirs .", staging)
+    succeeds(
+        "cp ../latest/words.txt ../latest/theirs .; cp ../latest/images/001.png images/; rm images/002.png", staging
+    )
     assert mounted.commit("data", "--force") == "data:v2"
     assert mounted("diff", "data:v1", "data:v2").stdout == "A\tmine\n"
 
@@ -211,7 +216,7 @@ def test_discard_puts_back_and_the_kernel_sees_it_at_once(mounted, data):
 
 
 def test_discard_while_a_file_is_mapped(mounted, data):
-    """A program that may still write keeps discard from it; one that reads has the bytes of one moment, and new opens the right ones."""
+    """A program that may still write keeps discard from it; one that reads sees one moment or the other."""
     script = """
 import mmap, subprocess, sys
 mode, *command = sys.argv[1:]
@@ -225,7 +230,7 @@ assert open("words.txt", "rb").read() == now
 """
     staging = data / "staging"
     (staging / "words.txt").write_text("MINE 0" + "x" * ((data / "v0/words.txt").stat().st_size - 6))
-    command = f"\"$PYTHON\" -c '{script}' %s \"$PYTHON\" -m artifactfs discard data"
+    command = f'"$PYTHON" -c \'{script}\' %s "$PYTHON" -m artifactfs discard data'
     environment = {key: mounted.cli.env[key] for key in ("HOME", "PYTHONPATH")}
     refused = succeeds(command % "r+b", staging, **environment)
     assert refused.startswith("1 b'MINE 0'")
@@ -294,12 +299,13 @@ def test_a_file_that_is_open_for_writing_refuses_the_commit(mounted, data):
 
 
 def test_symlinks_that_leave_the_artifact_are_named(mounted, data):
-    succeeds("ln -s /etc/hostname out; ln -s ../../x images/up-and-out; ln -s ../run images/fine; echo x > x", data / "staging")
+    staging = data / "staging"
+    succeeds("ln -s /etc/hostname out; ln -s ../../x images/up-and-out; ln -s ../run images/fine; echo x > x", staging)
     refusal = mounted.refuses("commit", "data")
     assert "out points to '/etc/hostname'" in refusal
     assert "images/up-and-out" in refusal
     assert "images/fine" not in refusal
-    succeeds("rm out images/up-and-out", data / "staging")
+    succeeds("rm out images/up-and-out", staging)
     assert mounted.commit("data") == "data:v1"
     assert os.readlink(data / "v1/images/fine") == "../run"
 
@@ -403,5 +409,5 @@ def test_a_second_mount_of_the_same_repository(mounted, data, tmp_path):
     mounted("rebase", second / "data/staging")
     assert mounted("commit", cwd=second / "data/staging").stdout == "data:v2\n"
     assert sorted(set(os.listdir(data / "v2")) - set(os.listdir(data / "v0"))) == ["first", "other"]
-    eventually(lambda: (data / "staging/other").exists())
+    eventually((data / "staging/other").exists)
     mounted("unmount", second)

@@ -84,31 +84,28 @@ def settle(kind: str, staging: Path, notes: Path) -> None:
         whole = len(found)
         found[-1].write_bytes(b"%s\n" % found[-1].name.encode())
     else:
-        whole = int(succeeds(f"sqlite3 {name} 'SELECT max(n) + 1 FROM t'", staging))
+        whole = int(succeeds("sqlite3 \"$NAME\" 'SELECT max(n) + 1 FROM t'", staging, NAME=name))
     notes.write_bytes(b"." * max(known, whole))
 
 
 def test_a_kill_in_the_middle_of_large_work(mounted, tmp_path):
-    """Half a `cp -a`, half an `rm -r`, half a `git` operation: what is there is whole, and the rest can be done again."""
+    """Half a `cp -a`, half an `rm -r`, half a `tar x`: what is there is whole, and the work can be done again."""
     source = sample(tmp_path / "source")
     mounted.put("data", source)
     staging = mounted.root / "data/staging"
-    for script in ("cp -a images copied; cp large.bin images/", "rm -rf images", "mv large.bin other; tar xf ../../all.tar"):
-        succeeds("tar cf all.tar -C source .", tmp_path)
+    whole = content(source)
+    succeeds("tar cf all.tar -C source .", tmp_path)
+    for script in ("cp -a images copied; cp large.bin images/", "rm -rf images", f"tar xf '{tmp_path}/all.tar'"):
         with running("bash", "-c", f"while :; do {script}; done", cwd=staging, stderr=subprocess.DEVNULL):
             time.sleep(0.3)
             mounted.kill()
         mounted.remount()
-        for path, kept in content(staging).items():
-            if kept[0] == "file" and path.startswith("images/") and "copied" not in path and path != "images/large.bin":
-                assert kept == content_of(source, path), path
+        # What the script has taken away is not there; what is there is whole, but for a file that tar was writing.
+        halves = [path for path, kept in content(staging).items() if path in whole and kept != whole[path]]
+        assert len(halves) <= ("tar" in script), halves
         succeeds(f"rm -rf ./*; cp -a '{source}'/. .", staging)
-        assert content(staging) == content(source)
+        assert content(staging) == whole
         assert mounted.commit("data") == "data:v0"
-
-
-def content_of(root: Path, path: str) -> tuple[str, ...]:
-    return content(root)[path]
 
 
 # Committing.
@@ -122,16 +119,19 @@ def test_a_kill_during_a_commit_leaves_the_old_state_or_the_new(mounted, tmp_pat
     staging = here / "staging"
     repository = str(mounted.cli.home / ".local/share/artifactfs/repository")
     moments = random.Random(5)
-    number = landed = 0
-    for turn in range(12 if mounted.binding == "kernel" else 4):
+    for number in range(12 if mounted.binding == "kernel" else 4):
         (staging / "large.bin").write_bytes(os.urandom(4 << 20))
-        succeeds(f"rm -rf images/0*; mkdir -p more/{turn}; for i in {{1..30}}; do echo $i {turn} > more/{turn}/$i; done", staging)
+        succeeds(
+            "rm -rf images/0*; mkdir -p more/$T; for i in {1..30}; do echo $i $T > more/$T/$i; done",
+            staging,
+            T=str(number),
+        )
         wanted = content(staging)
         commit = mounted.cli.start("commit", "data", "--alias", "best")
         # A command takes 0.2 s to ask, and the work is done 0.1 s later.
         time.sleep(0.15 + 0.35 * moments.random())
         mounted.kill()
-        stdout, stderr = commit.communicate(timeout=60)
+        _, stderr = commit.communicate(timeout=60)
         acknowledged = commit.returncode == 0
         assert acknowledged or stderr.startswith("artifactfs: "), stderr
         mounted.remount()
@@ -141,7 +141,6 @@ def test_a_kill_during_a_commit_leaves_the_old_state_or_the_new(mounted, tmp_pat
         newest = versions[-1].number
         assert newest in {number, number + 1}
         assert newest == number + 1 or not acknowledged
-        landed += newest - number
         assert os.readlink(here / "latest") == f"v{newest}"
         assert newest == 0 or os.readlink(here / "best") == f"v{newest}"
         assert content(staging) == wanted
@@ -149,8 +148,7 @@ def test_a_kill_during_a_commit_leaves_the_old_state_or_the_new(mounted, tmp_pat
         again = mounted.commit("data", "--alias", "best")
         assert again == f"data:v{number + 1}"
         assert mounted("diff", "data").stdout == ""
-        number += 1
-        assert content(here / f"v{number}") == content(staging) == wanted
+        assert content(here / f"v{number + 1}") == content(staging) == wanted
     with Repository.open(repository) as opened:
         assert verify(opened, opened.registry.versions("data")).damages == []
 
@@ -245,7 +243,8 @@ def test_who_waits_in_a_dead_mount_gets_an_error_and_can_be_killed(mounted, tmp_
     scripts = ("cat data/v0/large.bin", "echo x > data/staging/new", "ls -l data/staging", "find . -ls")
     with ExitStack() as stack:
         callers = [
-            stack.enter_context(running("bash", "-c", f"cd '{mounted.root}' && {script}", **quiet)) for script in scripts
+            stack.enter_context(running("bash", "-c", f"cd '{mounted.root}' && {script}", **quiet))
+            for script in scripts
         ]
         time.sleep(0.3)
         assert [caller.poll() for caller in callers] == [None] * len(callers)
@@ -313,6 +312,7 @@ def test_a_second_process_cannot_take_the_workspace(mounted):
     assert "mounted already" in done.stderr
     assert len(daemons_below(mounted.cli.home)) == 1
     watch = os.pidfd_open(mounted.pid)
-    assert "mounted already: read-only is off" in mounted.refuses("mount", mounted.root, "--read-only", "--binding", mounted.binding)
+    refusal = mounted.refuses("mount", mounted.root, "--read-only", "--binding", mounted.binding)
+    assert "mounted already: read-only is off" in refusal
     assert not ended(watch, 0)
     os.close(watch)

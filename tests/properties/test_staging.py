@@ -347,8 +347,10 @@ class Both(RuleBasedStateMachine):
         if latest is None:
             return
         clean = self.disk.changes() == []
-        self.disk.staging.follow(self.disk.area, latest)
-        if clean and self.disk.area.base_number == latest.number:
+        before = self.disk.area.base_number
+        followed = bool(self.disk.staging.follow(self.disk.area, latest))
+        assert followed == (clean and before != latest.number)
+        if followed:
             assert self.disk.tree() == committed_tree(self.repository, latest)
             self.rebuild(committed_tree(self.repository, latest))
 
