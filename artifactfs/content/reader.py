@@ -129,12 +129,12 @@ class ContentReader:
         verified there; or from the chunk fetched whole.
         """
         place = self._places.get(piece.digest)
-        if place is not None and place.verified and not place.location.flags & _CODED and self._store.local:
-            if (DATA, piece.digest) not in self._raw:
-                try:
-                    return self._store.read(place.key, place.location.offset + begin, end - begin)
-                except (NotFound, Integrity):
-                    place.verified = False  # fetched anew below, which finds out what happened
+        direct = place is not None and place.verified and not place.location.flags & _CODED and self._store.local
+        if direct and place is not None and (DATA, piece.digest) not in self._raw:
+            try:
+                return self._store.read(place.key, place.location.offset + begin, end - begin)
+            except (NotFound, Integrity):
+                place.verified = False  # fetched anew below, which finds out what happened
         data = self.chunk(piece.digest, DATA, piece.size, along)
         return data if end - begin == len(data) else memoryview(data)[begin:end]
 

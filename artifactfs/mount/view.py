@@ -186,7 +186,10 @@ class View:
             return
         latest = self.latest(name)
         if latest is not None:
-            self.notify(self._staging.follow(self._staging.area(name, latest), latest))
+            stale = self._staging.follow(self._staging.area(name, latest), latest)
+            if stale:
+                self.notify(stale)
+                self.forget_staging(name)
 
     def notify(self, invalidations: Any) -> None:
         """Send what staging changed behind the kernel."""

@@ -14,22 +14,22 @@ from benchmarks.workbench import Mount, Workbench
 def put_small(bench: Workbench) -> Iterator[Result]:
     """put of 20,000 small files (20 KB) beside cp -r and sync"""
     sizes = bench.sizes
-    what = f"{sizes.small_directories * sizes.small_per_directory:,} x {sizes.small_bytes // 1000} KB"
+    what = f"put {sizes.small_directories * sizes.small_per_directory:,} x {sizes.small_bytes // 1000} KB"
     for kind in inputs.KINDS:
-        yield from _put(bench, "put-small", f"put {what}, beside cp -r; sync", kind, bench.small(kind), goal=3)
+        yield from _put(bench, "put-small", what, kind, bench.small(kind), goal=3)
 
 
 def put_large(bench: Workbench) -> Iterator[Result]:
     """put of the large file (1 GiB) beside cp and sync"""
-    what = f"put {inputs.spelled(bench.sizes.large)}, beside cp; sync"
+    what = f"put {inputs.spelled(bench.sizes.large)}"
     for kind in inputs.KINDS:
         goal = 3 if kind == inputs.INCOMPRESSIBLE else None
         yield from _put(bench, "put-large", what, kind, bench.large(kind), goal=goal)
 
 
-def _put(bench: Workbench, name: str, work: str, kind: str, source: Path, *, goal: float | None) -> Iterator[Result]:
+def _put(bench: Workbench, name: str, what: str, kind: str, source: Path, *, goal: float | None) -> Iterator[Result]:
     """Both sides end with everything on the disk: cp by sync, put by itself."""
-    row = Row(f"{name}/{kind}", work, kind, goal=goal)
+    row = Row(f"{name}/{kind}", f"{what}, beside cp -r; sync", kind, goal=goal)
     repository, copy = bench.root / "output" / "repository", bench.root / "output" / "copy"
     stored = registry = 0
     for _ in bench.interleaved():
@@ -44,7 +44,6 @@ def _put(bench: Workbench, name: str, work: str, kind: str, source: Path, *, goa
         shutil.rmtree(repository)
     yield row
     read = inputs.size_of(source)
-    what = work.partition(",")[0]
     yield Fact(f"{name}/read/{kind}", f"{what}, {kind}: bytes read", read, "bytes")
     note = f"{stored / read:.3f} of the bytes read; the registry takes {registry:,} bytes more"
     yield Fact(f"{name}/stored/{kind}", f"{what}, {kind}: bytes stored", stored, "bytes", note=note)

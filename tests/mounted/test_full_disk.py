@@ -74,9 +74,14 @@ def test_a_staging_write_on_a_full_disk_is_enospc_and_loses_nothing(mounted: Mou
         block = os.urandom(1 << 20)
         fd = os.open(staging / "large", os.O_RDWR | os.O_CREAT)
         written = 0
-        with pytest.raises(OSError) as caught:
+
+        def fill() -> None:
+            nonlocal written
             for _ in range(2 * SMALL >> 20):
                 written += os.write(fd, block)
+
+        with pytest.raises(OSError) as caught:
+            fill()
         assert caught.value.errno == errno.ENOSPC
         # What was acknowledged is there, what was there before too, also in the base file that cannot grow now.
         assert written >= 1 << 20

@@ -119,7 +119,7 @@ def test_a_kill_during_a_commit_leaves_the_old_state_or_the_new(mounted, tmp_pat
     staging = here / "staging"
     repository = str(mounted.cli.home / ".local/share/artifactfs/repository")
     moments = random.Random(5)
-    for number in range(12 if mounted.binding == "kernel" else 4):
+    for number in range(10 if mounted.binding == "kernel" else 4):
         (staging / "large.bin").write_bytes(os.urandom(4 << 20))
         succeeds(
             "rm -rf images/0*; mkdir -p more/$T; for i in {1..30}; do echo $i $T > more/$T/$i; done",

@@ -10,13 +10,15 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import TESTS, Cli, daemons_below, eventually, mounts_below
-from tests.mounted.living import BINDINGS, Mounted, living
+from tests.mounted.living import BINDINGS, Mounted, living, watched
 from tests.mounted.trees import content, sample
 
 # fusermount3 serves users of /etc/passwd only; these two are on every Debian.
@@ -43,8 +45,6 @@ class Installation:
     """An interpreter that ordinary users may run, with the package: a checkout or an environment below /root is closed to them."""
 
     def __init__(self, place: Path) -> None:
-        open_to_all(place)
-        place.chmod(0o755)
         shutil.copytree(TESTS.parent / "artifactfs", place / "artifactfs", ignore=shutil.ignore_patterns("__pycache__"))
         installed = Path(sysconfig.get_path("purelib"))
         self.interpreter = sys.executable
@@ -69,38 +69,45 @@ class Installation:
         return User(SOMEBODY).shell(script, Path("/"), *words).returncode == 0
 
 
-def open_to_all(directory: Path) -> None:
-    """Let others pass through the directories above one."""
-    for each in (directory, *directory.parents):
-        if each.stat().st_uid == os.geteuid() and each != Path("/"):
-            each.chmod(each.stat().st_mode | 0o111)
+@contextmanager
+def place_for_all() -> Iterator[Path]:
+    """A directory that every user may enter, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="artifactfs-user-") as name:
+        Path(name).chmod(0o755)
+        with watched(Path(name), 200.0):
+            yield Path(name)
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    return Installation(tmp_path_factory.mktemp("installation"))
+def installation() -> Iterator[Installation]:
+    with place_for_all() as place:
+        yield Installation(place)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with place_for_all() as made:
+        yield made
 
 
 @pytest.fixture(params=BINDINGS)
-def person(request: pytest.FixtureRequest, tmp_path: Path, installation: Installation) -> Iterator[Mounted]:
+def person(request: pytest.FixtureRequest, place: Path, installation: Installation) -> Iterator[Mounted]:
     """A :class:`Mounted` whose commands an ordinary user runs, with a home of his own."""
     device = Path("/dev/fuse").stat()
     if os.geteuid() == 0 and stat.S_IMODE(device.st_mode) != 0o666:
         Path("/dev/fuse").chmod(0o666)  # as udev has it
-    open_to_all(tmp_path)
-    with living(tmp_path / "m", request.param) as mounted:
+    with living(place / "m", request.param) as mounted:
         home = mounted.cli.home
         if os.geteuid() == 0:
             os.chown(home, SOMEBODY, SOMEBODY)
-        home.chmod(0o755)
         mounted.cli.program = (*User(SOMEBODY).words, installation.interpreter, "-m", "artifactfs")
         mounted.cli.env |= installation.environment
         yield mounted
 
 
-def test_the_whole_job_as_an_ordinary_user(person, tmp_path):
+def test_the_whole_job_as_an_ordinary_user(person, place):
     user = User(SOMEBODY)
-    source = sample(tmp_path / "source")
+    source = sample(place / "source")
     assert person.put("data", source) == "data:v0"
     person.mount()
     # The directory is the user's, and root is somebody else: FUSE keeps even root out.
@@ -120,13 +127,13 @@ def test_the_whole_job_as_an_ordinary_user(person, tmp_path):
     if os.geteuid() == 0:
         assert fields.startswith(f"{SOMEBODY} 644\n{SOMEBODY} 700\n")
     person.unmount()
-    assert mounts_below(tmp_path) == []
-    assert daemons_below(tmp_path) == []
+    assert mounts_below(place) == []
+    assert daemons_below(place) == []
 
 
-def test_a_user_s_dead_mount_is_cleared_without_root(person, tmp_path):
+def test_a_user_s_dead_mount_is_cleared_without_root(person, place):
     user = User(SOMEBODY)
-    person.put("data", sample(tmp_path / "source"))
+    person.put("data", sample(place / "source"))
     person.mount()
     user.succeeds("echo kept > kept", person.root / "data/staging")
     person.kill()
@@ -137,10 +144,10 @@ def test_a_user_s_dead_mount_is_cleared_without_root(person, tmp_path):
         eventually(lambda: Path(f"/proc/{standing.pid}/comm").read_text() == "sleep\n")
         person.kill(signal.SIGTERM)
         standing.kill()
-    assert mounts_below(tmp_path) == []
+    assert mounts_below(place) == []
 
 
-def test_others_see_a_mount_that_is_for_all(person, tmp_path):
+def test_others_see_a_mount_that_is_for_all(person, place):
     """As root, who needs no leave for it: then permission bits decide, and staging stays its owner's to write."""
     if os.geteuid():
         refusal = person.refuses("mount", person.root, "--allow-other", "--binding", person.binding)
@@ -148,14 +155,14 @@ def test_others_see_a_mount_that_is_for_all(person, tmp_path):
         return
     conf = Path("/etc/fuse.conf")
     allowed = conf.exists() and "user_allow_other" in map(str.strip, conf.read_text().splitlines())
-    person.put("data", sample(tmp_path / "source"))
+    person.put("data", sample(place / "source"))
     if not allowed:
         person.complaints = 1
         refusal = person.refuses("mount", person.root, "--allow-other", "--binding", person.binding)
         assert "user_allow_other" in refusal
-    with living(tmp_path / "root", person.binding) as mounted:
+    with living(place / "root", person.binding) as mounted:
         mounted.cli.home.chmod(0o755)
-        mounted.put("data", tmp_path / "source")
+        mounted.put("data", place / "source")
         mounted.mount("--allow-other")
         here, other = mounted.root / "data", User(ANOTHER)
         assert other.succeeds("./run; sha256sum < large.bin", here / "v0").startswith("ran\n")
@@ -174,14 +181,14 @@ def test_others_see_a_mount_that_is_for_all(person, tmp_path):
         assert content(here / "v1") == content(here / "staging")
 
 
-def test_commands_of_another_user_do_not_reach_the_mount(person, tmp_path):
-    person.put("data", sample(tmp_path / "source"))
+def test_commands_of_another_user_do_not_reach_the_mount(person, place):
+    person.put("data", sample(place / "source"))
     person.mount()
     if os.geteuid():
         return
     workspace = person.cli.home / ".local/state/artifactfs"
     assert stat.S_IMODE(next((workspace / "mounts").iterdir()).stat().st_mode) == 0o700
-    stranger = Cli(tmp_path)
+    stranger = Cli(place)
     stranger.program = (*User(ANOTHER).words, *person.cli.program[len(User(SOMEBODY).words) :])
     stranger.env = {**person.cli.env}  # his home directory as well
     stranger.refuses("status", cwd=Path("/"))
