@@ -1,6 +1,6 @@
 """What holds for every test, and the command line, repositories and mounts that tests of several floors use.
 
-Tests that mount run on one worker; Hypothesis measures no time. Whatever a test mounts is gone when it ends, also when it
+Hypothesis measures no time. Whatever a test mounts is gone when it ends, also when it
 fails, and the session ends with a look for mounts and processes that were left behind.
 """
 
@@ -23,19 +23,10 @@ from hypothesis import settings
 from artifactfs.repository import Repository
 
 TESTS = Path(__file__).parent
-# These suites start daemons and mounts: side by side they would share the kernel's FUSE limits and this machine's cores.
-MOUNTING = ("mount", "mounted", "faults", "semantics", "cli")
 COMMAND_SECONDS = 120
 
 settings.register_profile("artifactfs", deadline=None)
 settings.load_profile("artifactfs")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        suite = item.path.relative_to(TESTS).parts[0]
-        if suite in MOUNTING:
-            item.add_marker(pytest.mark.xdist_group("mounting"))
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,6 @@ import pytest
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 SECONDS = 240
 
-# It mounts, so it shares one worker with the other tests that do.
-pytestmark = pytest.mark.xdist_group("mounting")
-
 KINDS = ("incompressible", "compressible")
 ROWS = {
     "find-directories/fresh": 4,

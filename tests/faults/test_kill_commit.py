@@ -15,7 +15,7 @@ def test_a_commit_killed_at_any_step_leaves_the_old_state_or_the_new_one_and_sta
     (old / "same.txt").write_text("same")
     (old / "gone").write_text("gone")
     (old / "moved/a").write_bytes(os.urandom(50_000))
-    (old / "large.bin").write_bytes(os.urandom(6 << 20))
+    (old / "large.bin").write_bytes(os.urandom(9 << 19))
     new = shutil.copytree(old, tmp_path / "new")
     with (new / "large.bin").open("r+b") as file:
         file.seek(3_000_000)

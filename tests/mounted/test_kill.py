@@ -101,7 +101,9 @@ def test_a_kill_in_the_middle_of_large_work(mounted, tmp_path):
             mounted.kill()
         mounted.remount()
         # What the script has taken away is not there; what is there is whole, but for a file that tar was writing.
-        halves = [path for path, kept in content(staging).items() if path in whole and kept != whole[path]]
+        # (It makes links with ".." in them last, and holds their places until then.)
+        found = content(staging)
+        halves = [path for path, kept in whole.items() if found.get(path, kept) != kept and path != "images/up"]
         assert len(halves) <= ("tar" in script), halves
         succeeds(f"rm -rf ./*; cp -a '{source}'/. .", staging)
         assert content(staging) == whole
@@ -119,7 +121,7 @@ def test_a_kill_during_a_commit_leaves_the_old_state_or_the_new(mounted, tmp_pat
     staging = here / "staging"
     repository = str(mounted.cli.home / ".local/share/artifactfs/repository")
     moments = random.Random(5)
-    for number in range(10 if mounted.binding == "kernel" else 4):
+    for number in range(10 if mounted.binding == "kernel" else 3):
         (staging / "large.bin").write_bytes(os.urandom(4 << 20))
         succeeds(
             "rm -rf images/0*; mkdir -p more/$T; for i in {1..30}; do echo $i $T > more/$T/$i; done",
