@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from typing import Any, Self
 from artifactfs.mount import control
 from benchmarks import inputs
 
-UNMOUNT_SECONDS = 60
+UNMOUNT_SECONDS = 30
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -218,18 +219,30 @@ class Workbench:
         )
 
     def unmounted(self) -> bool:
-        """Whether nothing is mounted any more: asked for politely, then not."""
-        commands = (
-            self.artifactfs("unmount", self.mountpoint, "--force"),
-            ["fusermount3", "-u", "-z", str(self.mountpoint)],
-            ["umount", "-l", str(self.mountpoint)],
-        )
-        for command in commands:
-            if not is_mounted(self.mountpoint):
-                return True
-            with contextlib.suppress(OSError, subprocess.SubprocessError):
-                subprocess.run(command, env=self.environment, capture_output=True, check=False, timeout=UNMOUNT_SECONDS)
+        """End every process that mounts here, also one that was only about to; whether nothing is mounted any more."""
+        for number in (signal.SIGTERM, signal.SIGKILL):  # at the first a mount ends cleanly
+            for process in self._mounting():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
+            deadline = time.monotonic() + UNMOUNT_SECONDS
+            while self._mounting() and time.monotonic() < deadline:
+                time.sleep(0.02)
+        for command in (["fusermount3", "-u", "-z"], ["umount", "-l"]):
+            if is_mounted(self.mountpoint):
+                with contextlib.suppress(OSError):
+                    subprocess.run([*command, str(self.mountpoint)], capture_output=True, check=False)
         return not is_mounted(self.mountpoint)
+
+    def _mounting(self) -> list[int]:
+        """Processes that were started to mount at our mount point, by their command lines."""
+        found = []
+        wanted = os.fsencode(self.mountpoint)
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (place / "cmdline").read_bytes().split(b"\0")
+                if b"mount" in words and wanted in words:
+                    found.append(int(place.name))
+        return found
 
     def interleaved(self) -> Iterator[int]:
         """The numbers of the repeats."""
