@@ -42,6 +42,11 @@ FORMAT: Final = 1
 MARKER: Final = "repository.json"
 SESSION_SECONDS: Final = 600.0
 """How long a writer that fell silent still protects what it stored."""
+VERIFY_BYTES: Final = 2 << 30
+"""Size up to which a large file is verified at its open, as far as it lies in memory, so that the kernel can read it by itself
+from the start. 1 GiB takes about 0.15 s, and then 0.07 s to read instead of 0.5 s and more through the daemon."""
+VERIFY_SECONDS: Final = 0.5
+"""Processor time that such an open may take at most."""
 HEARTBEAT_SECONDS: Final = 60.0
 """How often a writer renews its Session: a tenth of its life, so that nine renewals may fail."""
 
@@ -199,6 +204,13 @@ class Repository:
             return None
         key = file.whole()
         return "" if key is None else str(self.store.path(key))
+
+    def verified_backing(self, file: FileReader) -> str:
+        """As :meth:`backing`, after verifying what lies in the kernel's memory: no disk is waited for."""
+        if isinstance(self.store, LocalStore) and file.size <= VERIFY_BYTES:
+            with suppress(ArtifactFSError):  # whoever reads it is told
+                file.verify_cached(self.store.read_cached, VERIFY_SECONDS)
+        return self.backing(file) or ""
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

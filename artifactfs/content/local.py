@@ -102,6 +102,13 @@ class LocalStore:
             )
         return b"".join(parts)
 
+    def read_cached(self, key: str, offset: int, buffer: memoryview) -> bool:
+        """Fill ``buffer`` from ``offset`` on with what the kernel has in memory; False when that is not all of it."""
+        try:
+            return os.preadv(self._object(key).descriptor, [buffer], offset, os.RWF_NOWAIT) == len(buffer)
+        except OSError:
+            return False  # nothing of it is there (EAGAIN), or the file system cannot tell (EOPNOTSUPP)
+
     def size(self, key: str) -> int:
         """Size of an object in bytes. NotFound without it."""
         path = self.path(key)

@@ -11,12 +11,15 @@ Memory: decoded chunks up to the given bytes, plus one chunk (4 MiB at most) for
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
+from artifactfs.content.chunks import MAXIMUM
 from artifactfs.content.pack import unseal
 from artifactfs.content.places import Place, Places
 from artifactfs.errors import Integrity, InvalidInput, NotFound, Unavailable
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
     from artifactfs.content.store import Store
     from artifactfs.registry.contract import Registry
+
+    # Fills a buffer from an object at an offset, if that waits for nothing; returns whether it did.
+    ReadCached = Callable[[str, int, memoryview], bool]
 
 MEMORY: Final = 64 << 20
 """Bytes of decoded chunks kept: sixteen readers that each go through chunks of the largest size in small steps."""
@@ -47,6 +53,9 @@ mount's last thread."""
 
 LIST_NODES: Final = 64
 """Decoded nodes of chunk lists kept for all open files, about 1,000 chunks (1 GiB of file) and 200 KB each."""
+
+VERIFIERS: Final = 4
+"""Threads that verify a file at its open: hashing runs beside hashing, from the second core on limited by memory."""
 
 _CODED: Final = FLAG_ZSTD | FLAG_ENCRYPTED
 
@@ -160,6 +169,11 @@ class ContentReader:
             return None
         self._whole[name] = key
         return key
+
+    def place_of(self, piece: Piece, along: Iterable[bytes]) -> Place | None:
+        """Where a chunk of data lies raw, if it does."""
+        place = self._places.find(piece.digest, along)
+        return None if place is None or place.location.flags & _CODED else place
 
     def in_memory(self, name: bytes) -> bool:
         """Whether a chunk of data is in memory."""
@@ -338,6 +352,32 @@ class FileReader:
             offset = first + leaf.size
         return found
 
+    def verify_cached(self, read: ReadCached, seconds: float) -> None:
+        """Verify the chunks of a file that may be an object of its own, as far as they can be read at once.
+
+        Takes at most so many seconds of processor time, and on several cores less. Damage is told of by the read that meets it.
+        """
+        waiting: list[tuple[bytes, Place]] = []
+        offset = 0
+        while offset < self.size:
+            first, leaf = self._leaf_at(offset)
+            for piece, start in zip(leaf.pieces, leaf.starts, strict=False):
+                place = self._reader.place_of(piece, (other.digest for other in leaf.pieces))
+                if place is None or place.location.offset != first + start:
+                    return
+                if not place.verified:
+                    waiting.append((piece.digest, place))
+            offset = first + leaf.size
+        if waiting:
+            count = min(VERIFIERS, len(os.sched_getaffinity(0)))
+            arguments = (iter(waiting), read, seconds / count)
+            threads = [threading.Thread(target=_verify_cached, args=arguments) for _ in range(count - 1)]
+            for thread in threads:
+                thread.start()
+            _verify_cached(*arguments)
+            for thread in threads:
+                thread.join()
+
     def whole(self) -> str | None:
         """The key of the object that is this file from its first byte to its last, once all of it was verified; else None.
 
@@ -418,6 +458,19 @@ class ListNode:
         """Index and branch that hold an offset of this node."""
         index = bisect_right(self.starts, offset) - 1
         return index, self.branches[index]
+
+
+def _verify_cached(work: Iterator[tuple[bytes, Place]], read: ReadCached, seconds: float) -> None:
+    """Verify raw chunks, each taken by one of the threads that share ``work``, until one cannot be."""
+    buffer = memoryview(bytearray(MAXIMUM))
+    deadline = time.thread_time() + seconds
+    for name, place in work:
+        location = place.location
+        space = buffer[: location.length]
+        if time.thread_time() > deadline or not read(place.key, location.offset, space) or digest(DATA, space) != name:
+            deque(work, maxlen=0)  # leaves nothing to the others
+            return
+        place.verified = True
 
 
 class _Fetch:

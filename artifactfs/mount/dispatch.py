@@ -315,7 +315,10 @@ class Dispatcher:
             self._strip_privileges(node)
         passthrough, backing = self._shared.passthrough, 0
         if opened.backing is not None:
-            backing = passthrough.enter(opened.fh, node, opened.backing)
+            path = opened.backing
+            if not path and passthrough.undecided(node):
+                path = self._tree.verified_backing(opened.fh)
+            backing = passthrough.enter(opened.fh, node, path)
         if not self._connection.reply(unique, pack_open(opened, backing)):
             passthrough.leave(opened.fh)
             self._tree.release(opened.fh)

@@ -141,6 +141,7 @@ class ImplicitHandles:
         self._lock = threading.Lock()
         self._handles: OrderedDict[int, int] = OrderedDict()
         self._users: dict[int, int] = {}
+        self._passing: set[int] = set()  # made anew at each open (control files): not kept when nobody reads
 
     def enter(self, node: int, caller: Caller) -> int:
         """The handle to read ``node`` by; pair with :meth:`leave`."""
@@ -150,11 +151,14 @@ class ImplicitHandles:
                 self._handles.move_to_end(node)
                 self._users[node] = self._users.get(node, 0) + 1
                 return known
-        fh = self._tree.open(node, os.O_RDONLY, caller).fh  # may wait, so not under the lock
+        opened = self._tree.open(node, os.O_RDONLY, caller)  # may wait, so not under the lock
+        fh = opened.fh
         with self._lock:
             winner = self._handles.setdefault(node, fh)
             self._users[node] = self._users.get(node, 0) + 1
             surplus = [] if winner == fh else [fh]
+            if opened.direct:
+                self._passing.add(node)
             surplus += self._evict()
         for each in surplus:
             self._tree.release(each)
@@ -166,6 +170,12 @@ class ImplicitHandles:
             users = self._users.pop(node) - 1
             if users:
                 self._users[node] = users
+                return
+            if node not in self._passing:
+                return
+            self._passing.discard(node)
+            fh = self._handles.pop(node)
+        self._tree.release(fh)
 
     def close(self) -> None:
         """Release all of them, when no request is left."""

@@ -48,6 +48,10 @@ class Passthrough:
         self._nodes: dict[int, _Node] = {}
         self._of_handle: dict[int, int] = {}
 
+    def undecided(self, node: int) -> bool:
+        """Whether an open of a node could be backed, as no open of it is cached."""
+        return self._enabled and node not in self._nodes
+
     def enter(self, fh: int, node: int, path: str) -> int:
         """Count an open of a node that may be backed; returns the backing id, 0 for a cached open.
 

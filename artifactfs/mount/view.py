@@ -23,6 +23,7 @@ import itertools
 import logging
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Final
@@ -285,7 +286,9 @@ class View:
         node = self._special(_Special("control", "", path))
         size = self._explain.size(path)
         mode = _DIRECTORY if size is None else _CONTROL
-        return self._plain(node, mode, size or 0, self._explain.since, 0.0, 0.0)
+        # A changed time makes the kernel drop what it may have cached, where it sees no opens.
+        when = self._explain.since if size is None else time.time_ns()
+        return self._plain(node, mode, size or 0, when, 0.0, 0.0)
 
     def _staging_attr(self, name: str) -> Attr:
         assert self._staging is not None  # noqa: S101 - callers have checked
@@ -500,6 +503,10 @@ class View:
         number = next(self._numbers)
         self._handles[number] = content
         return Opened(number, direct=True, noflush=True)
+
+    def verified_backing(self, fh: int) -> str:
+        handle = self._handle(fh)
+        return self._repository.verified_backing(handle.reader) if isinstance(handle, _OpenFile) else ""
 
     def ready(self, fh: int, offset: int, size: int) -> bool:
         if fh & 1:

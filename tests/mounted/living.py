@@ -158,6 +158,17 @@ def watched(directory: Path, seconds: float) -> Iterator[None]:
     assert not fired.is_set(), f"a mount did not answer within {seconds:.0f} s"
 
 
+@contextmanager
+def running(*words: object, **options: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is gone in the end."""
+    process = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        assert process.wait(20) is not None
+
+
 def shell(script: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a bash script that stops at its first error; also when that error is in a pipe."""
     words = ["bash", "-euo", "pipefail", "-c", script]

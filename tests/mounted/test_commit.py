@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import eventually
-from tests.mounted.living import Mounted, succeeds
+from tests.mounted.living import Mounted, running, succeeds
 from tests.mounted.trees import content, sample, snapshot
 
 
@@ -296,6 +298,29 @@ def test_a_file_that_is_open_for_writing_refuses_the_commit(mounted, data):
     with path.open("rb"):
         assert mounted.commit("data") == "data:v2"
     assert (data / "v2/images/020.png").read_bytes().endswith(b"halfrest")
+
+
+def test_what_is_stored_in_a_mapping_is_committed(mounted, data):
+    """The kernel holds such bytes back until it is asked for them; a commit asks."""
+    script = """
+import mmap, time
+with open("large.bin", "r+b") as file:
+    mapped = mmap.mmap(file.fileno(), 0)
+mapped[5_000_000:5_000_006] = b"MAPPED"
+print("ready", flush=True)
+time.sleep(600)
+"""
+    with running(sys.executable, "-c", script, cwd=data / "staging", stdout=subprocess.PIPE) as user:
+        assert user.stdout.readline() == b"ready\n"
+        refusal = mounted.refuses("commit", "data")
+        assert "large.bin" in refusal
+        assert str(user.pid) in refusal
+        assert mounted.commit("data", "--allow-open") == "data:v1"
+        user.stdout.close()
+    expected = bytearray((data / "v0/large.bin").read_bytes())
+    expected[5_000_000:5_000_006] = b"MAPPED"
+    assert (data / "v1/large.bin").read_bytes() == expected
+    assert mounted.commit("data") == "data:v1"
 
 
 def test_symlinks_that_leave_the_artifact_are_named(mounted, data):

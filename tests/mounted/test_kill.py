@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,22 +17,11 @@ import pytest
 from artifactfs.repository import Repository
 from artifactfs.upkeep import verify
 from tests.conftest import daemons_below, eventually, mounts_below
-from tests.mounted.living import Mounted, ended, living, succeeds
+from tests.mounted.living import Mounted, ended, living, running, succeeds
 from tests.mounted.trees import content, sample
 from tests.mounted.writers import KINDS, check, last_of
 
 WRITERS = Path(__file__).with_name("writers.py")
-
-
-@contextmanager
-def running(*words: object, **options: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is gone in the end."""
-    process = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, **options)
-    try:
-        yield process
-    finally:
-        process.kill()
-        assert process.wait(20) is not None
 
 
 # Writing.

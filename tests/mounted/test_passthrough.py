@@ -45,8 +45,43 @@ def read_without_pages(path: Path) -> bytes:
         os.close(fd)
 
 
+def leave_memory(mounted: Mounted) -> None:
+    """Have the kernel forget the pages of the packs, so that nothing can be verified without the disk."""
+    for pack in (mounted.cli.home / ".local/share/artifactfs/repository/store").rglob("*.pack"):
+        fd = os.open(pack, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
+
+
+def test_a_large_file_in_memory_is_verified_at_its_first_open(mounted: Mounted, source: Path) -> None:
+    path, expected = mounted.root / "data/v0/large", (source / "large").read_bytes()
+    found: list[bytes] = []
+    requests = mounted.requests_of(lambda: found.append(path.read_bytes()))
+    assert found == [expected]
+    assert requests["open"] == 1
+    assert (requests["read"] == 0) == OFFERED
+
+
+def test_a_damaged_file_in_memory_is_not_read_by_the_kernel(mounted: Mounted, source: Path) -> None:
+    path = mounted.root / "data/v0/large"
+    store = mounted.cli.home / ".local/share/artifactfs/repository/store"
+    (pack,) = (each for each in store.rglob("*.pack") if each.stat().st_size == SIZE)
+    with pack.open("r+b") as file:
+        file.seek(SIZE // 2)
+        byte = file.read(1)
+        file.seek(SIZE // 2)
+        file.write(bytes([byte[0] ^ 1]))
+    mounted.complaints = 1000
+    with pytest.raises(OSError, match="Input/output error"):
+        path.read_bytes()
+
+
 def test_a_verified_large_file_is_read_by_the_kernel(mounted: Mounted, source: Path) -> None:
     path, expected = mounted.root / "data/v0/large", (source / "large").read_bytes()
+    leave_memory(mounted)
     assert path.read_bytes() == expected  # verifies every chunk
     requests = mounted.requests_of(lambda: read_without_pages(path))
     assert requests["open"] == 1
@@ -58,9 +93,11 @@ def test_a_verified_large_file_is_read_by_the_kernel(mounted: Mounted, source: P
 
 def test_what_was_not_verified_whole_is_not(mounted: Mounted, source: Path) -> None:
     path, expected = mounted.root / "data/v0/large", (source / "large").read_bytes()
+    leave_memory(mounted)
     with path.open("rb", buffering=0) as file:
         file.seek(30 << 20)
         assert file.read(1 << 20) == expected[30 << 20 : 31 << 20]
+    leave_memory(mounted)
     requests = mounted.requests_of(lambda: read_without_pages(path))
     assert requests["read"] > 0
 
@@ -75,6 +112,7 @@ def test_a_compressed_file_is_not(mounted: Mounted, source: Path) -> None:
 def test_opens_of_both_modes_never_meet(mounted: Mounted, source: Path) -> None:
     """An open in the other mode than the one before it would fail with EIO."""
     path, expected = mounted.root / "data/v0/large", (source / "large").read_bytes()
+    leave_memory(mounted)
     with path.open("rb") as cached:
         assert cached.read() == expected
         # Verified by now, but one cached open is there: these are cached too.
