@@ -72,10 +72,8 @@ def commit_area(
     frozen = staging.freeze(area)
     landed: CommitResult | None = None
     try:
-        # After the freeze: whoever opens a file from now on writes to the next generation.
-        writers = [] if allow_open else staging.writers(area)
-        if writers:
-            raise _refusal(name, writers)
+        if frozen.writers and not allow_open:
+            raise _refusal(name, frozen.writers)
         with repository.writing("commit") as writing:
             writer = writing.writer
 

@@ -212,11 +212,6 @@ class Files:
         del self._inodes.pinned[inode.id]
         return [layer.id for layer in file.top.chain()] if isinstance(file.top, Layer) else []
 
-    def writers(self, area: Area) -> list[tuple[str, int]]:
-        """Path and process id of each handle that an area's files are open for writing by; after :meth:`await_closing`."""
-        self.await_closing(area)
-        return self.writing(area)
-
     def await_closing(self, area: Area) -> None:
         """Wait a moment for handles that may be closed: close(2) returns before the kernel says so. Without the lock."""
         deadline = time.monotonic() + CLOSING_SECONDS
@@ -228,7 +223,7 @@ class Files:
             time.sleep(0.002)
 
     def writing(self, area: Area) -> list[tuple[str, int]]:
-        """As :meth:`writers`, at once."""
+        """Path and process id of each handle that an area's files are open for writing by."""
         with self._workspace.lock:
             return [(self._inodes.path(handle.file.inode), handle.pid) for handle in self._writing(area)]
 

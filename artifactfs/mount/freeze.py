@@ -70,11 +70,17 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class Frozen:
-    """A generation of an area as it was when it was frozen. ``files`` and ``dropped`` are counted while it is built."""
+    """A generation of an area as it was when it was frozen. ``files`` and ``dropped`` are counted while it is built.
 
-    def __init__(self, area: Area, generation: int, snapshot: sqlite3.Connection) -> None:
+    ``writers``: path and process id of each handle that was open for writing; their files may be half of what they shall be.
+    """
+
+    def __init__(
+        self, area: Area, generation: int, snapshot: sqlite3.Connection, writers: list[tuple[str, int]]
+    ) -> None:
         self.area = area
         self.generation = generation
+        self.writers = writers
         self.base_number = area.base_number
         self.base_digest = area.base_digest
         self.dropped = Dropped()
@@ -125,9 +131,12 @@ class Freezer:
 
     def freeze(self, area: Area) -> Frozen:
         """Stop writers for a moment and keep what is there now. Pair with :meth:`thaw`. Conflict while one is frozen."""
+        self._files.await_closing(area)
         self._files.gate.close()
         try:
             with self._workspace.lock:
+                # Now, and not when the gate is open again: by then a half written file may have got its other half, and be closed.
+                writers = self._files.writing(area)
                 if area.frozen is not None:
                     raise Conflict(f"{area.name} is being committed already; wait for that commit")
                 with self._workspace.transaction:
@@ -140,7 +149,7 @@ class Freezer:
                 self._workspace.holds += 1
         finally:
             self._files.gate.reopen()
-        return Frozen(area, generation, snapshot)
+        return Frozen(area, generation, snapshot, writers)
 
     # -- build -----------------------------------------------------------------------------------------------------
 

@@ -112,7 +112,6 @@ class Staging:
         self.discard = areas.discard
         self.reset = areas.reset
         self.rebase = areas.rebase
-        self.writers = files.writers
         self.freeze = freezer.freeze
         self.build = freezer.build
         self.prepare = freezer.prepare

@@ -656,9 +656,8 @@ class View:
         return value
 
     def listxattr(self, node: int) -> list[bytes]:
-        if node >> SPACE_SHIFT in STAGING_SPACES:
-            return self._need_staging().listxattr(node)
-        return [_XATTR + name.encode() for name in self._xattrs(node)]
+        """Staging's own. Those of versions are had by name alone: `cp -a` and `rsync -X` would try to copy what is listed."""
+        return self._need_staging().listxattr(node) if node >> SPACE_SHIFT in STAGING_SPACES else []
 
     def setxattr(self, node: int, name: bytes, value: bytes, flags: int) -> None:
         self._writable(node).setxattr(node, name, value, flags)

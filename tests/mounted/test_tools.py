@@ -159,7 +159,7 @@ REFUSALS = {
     "ln -s run $'bad\\xff'": "Invalid or incomplete multibyte or wide character",
     "ln -s $'bad\\xff' new": "Invalid or incomplete multibyte or wide character",
     "setfattr -n user.artifactfs.digest -v x run": "Operation not permitted",
-    "setfattr -n trusted.x -v y run": "Operation not supported",
+    "setfattr -n system.x -v y run": "Operation not supported",
     'ln run "$OTHER/new"': "Invalid cross-device link",
     "ln ../v0/run new": "Invalid cross-device link",
     "mv ../v0/run .": "Read-only file system",

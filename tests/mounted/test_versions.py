@@ -145,7 +145,7 @@ WRITES = {
     "xattr": "setfattr -n user.x -v y words.txt",
     "xattr removed": "setfattr -x user.artifactfs.digest words.txt",
     "mkfifo": "mkfifo new",
-    "mknod": "mknod new c 1 3",
+    "mknod": "mknod new p",
     "sed": "sed -i s/word/x/ words.txt",
     "dd": "dd if=/dev/zero of=large.bin bs=1 count=1 conv=notrunc",
     "cp": "cp run words.txt",

@@ -184,6 +184,12 @@ class Disk:
             self.staging.thaw(frozen, version)
         return version
 
+    def writers(self) -> list[tuple[str, int]]:
+        """Who keeps a commit from going on."""
+        frozen = self.staging.freeze(self.area)
+        self.staging.thaw(frozen, None)
+        return frozen.writers
+
     def local_bytes(self) -> int:
         files = (path for path in (self.path / "files").rglob("*") if path.is_file())
         return sum(path.stat().st_blocks * 512 for path in files)

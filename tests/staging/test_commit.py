@@ -10,6 +10,7 @@ import pytest
 
 from artifactfs.errors import Conflict, InvalidInput
 from artifactfs.mount import freeze
+from artifactfs.mount.commit import commit_area
 from tests.staging.driver import Disk, committed_tree
 
 
@@ -178,6 +179,28 @@ def test_one_commit_at_a_time(disk: Disk):
     disk.staging.thaw(frozen, None)
     disk.staging.thaw(frozen, None)
     disk.staging.thaw(disk.staging.freeze(disk.area), None)
+
+
+def test_a_file_that_was_half_written_when_it_was_frozen_refuses_the_commit(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+):
+    """Also when its writer ends in the moment after: the frozen half is not what anybody meant."""
+    fh = disk.open_fh("file", os.O_RDWR | os.O_CREAT)
+    disk.staging.write(fh, 0, memoryview(b"half"))
+    freeze = disk.staging.freeze
+
+    def frozen_then_finished(area):
+        frozen = freeze(area)
+        disk.staging.write(fh, 4, memoryview(b"whole"))
+        disk.close_fh(fh)
+        return frozen
+
+    monkeypatch.setattr(disk.staging, "freeze", frozen_then_finished)
+    with pytest.raises(Conflict, match="file"):
+        commit_area(disk.repository, disk.staging, disk.name)
+    monkeypatch.undo()
+    version = commit_area(disk.repository, disk.staging, disk.name).version
+    assert committed_tree(disk.repository, version)["file"] == ("file", b"halfwhole", False)
 
 
 def test_an_unlinked_open_file_survives_a_commit(disk: Disk):

@@ -363,8 +363,8 @@ def test_only_handles_for_writing_write(disk: Disk):
 
 def test_writers_are_named(disk: Disk):
     with disk.opened("images/cat.png", os.O_RDWR), disk.opened("README"):
-        assert disk.staging.writers(disk.area) == [("images/cat.png", ME.pid)]
-    assert disk.staging.writers(disk.area) == []
+        assert disk.writers() == [("images/cat.png", ME.pid)]
+    assert disk.writers() == []
 
 
 def test_a_full_disk_is_said_and_harms_nothing(disk: Disk, monkeypatch: pytest.MonkeyPatch):
@@ -405,9 +405,9 @@ def test_a_handle_that_is_being_closed_is_no_writer(disk: Disk):
     disk.staging.flush(fh)
     closing = threading.Timer(0.05, disk.staging.release, [fh])
     closing.start()
-    assert disk.staging.writers(disk.area) == []
+    assert disk.writers() == []
     closing.join()
     fh = disk.open_fh("README", os.O_RDWR)
     disk.staging.flush(fh)  # another descriptor of it was closed, this one stays
-    assert disk.staging.writers(disk.area) == [("README", ME.pid)]
+    assert disk.writers() == [("README", ME.pid)]
     disk.staging.release(fh)
