@@ -49,9 +49,9 @@ def test_a_mount_hidden_by_a_later_one_above_is_not_met():
 
 
 def test_a_changed_root_shows_no_root_mount():
-    inside = "50 49 0:50 / /work rw - nfs server:/work rw\n51 49 0:51 / /work/deep rw - xfs /dev/sda rw\n"
-    assert filesystem_of("/work/x", inside) == "nfs"
-    assert filesystem_of("/work/deep/x", inside) == "xfs"
+    inside = "50 49 0:50 / /srv rw - nfs server:/srv rw\n51 49 0:51 / /srv/deep rw - xfs /dev/sda rw\n"
+    assert filesystem_of("/srv/x", inside) == "nfs"
+    assert filesystem_of("/srv/deep/x", inside) == "xfs"
     assert filesystem_of("/etc", inside) == ""
 
 
