@@ -353,7 +353,10 @@ class Areas:
         if clashes:
             clashes = sorted(set(clashes))
             more = [f"and {len(clashes) - MAX_NAMED} more"] if len(clashes) > MAX_NAMED else []
-            heading = f"{area.name}: staging and v{version.number} changed the same paths; nothing was rebased:"
+            heading = (
+                f"{area.name}: staging and v{version.number} changed the same paths; nothing was rebased. Copy yours aside, "
+                f"`discard`, and change v{version.number} anew; or `commit --force` for staging as it is:"
+            )
             raise Conflict("\n  ".join([heading, *clashes[:MAX_NAMED], *more]))
         return mine
 

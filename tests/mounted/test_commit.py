@@ -182,6 +182,7 @@ def test_a_rebase_names_its_conflicts_and_changes_nothing(mounted, data, tmp_pat
     refusal = mounted.refuses("rebase", "data")
     for path in ("words.txt", "images/001.png", "images/002.png"):
         assert path in refusal
+    assert "`commit --force`" in refusal
     assert "009" not in refusal  # both removed it
     assert content(staging) == before
     # Whoever has merged by hand says so.
