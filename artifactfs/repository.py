@@ -20,14 +20,16 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
+from artifactfs.content.backing import Backing
 from artifactfs.content.local import LocalStore
-from artifactfs.content.pack import PACK_SIZE
 from artifactfs.content.reader import ContentReader, FileReader
+from artifactfs.content.source import Source
 from artifactfs.content.store import Store
+from artifactfs.content.stored import StoredSource
 from artifactfs.content.writer import ContentWriter
 from artifactfs.errors import ArtifactFSError, Conflict, Format, InvalidInput, NotFound, Unavailable, translate_os
 from artifactfs.model.digest import TREE, format_digest
@@ -37,16 +39,16 @@ from artifactfs.model.tree import Entry, FileEntry, Found, Trees, TreeSummary
 from artifactfs.registry.contract import Registry
 from artifactfs.registry.sql import SQLRegistry
 
+if TYPE_CHECKING:
+    from artifactfs.content.cache import Cache, CacheSettings
+
+SECONDS: Final = 30.0
+"""How long what is asked of a server may take, unless said otherwise."""
 MAGIC: Final = "artifactfs-repository"
 FORMAT: Final = 1
 MARKER: Final = "repository.json"
 SESSION_SECONDS: Final = 600.0
 """How long a writer that fell silent still protects what it stored."""
-VERIFY_BYTES: Final = 2 << 30
-"""Size up to which a large file is verified at its open, as far as it lies in memory, so that the kernel can read it by itself
-from the start. 1 GiB takes about 0.15 s, and then 0.07 s to read instead of 0.5 s and more through the daemon."""
-VERIFY_SECONDS: Final = 0.5
-"""Processor time that such an open may take at most."""
 HEARTBEAT_SECONDS: Final = 60.0
 """How often a writer renews its Session: a tenth of its life, so that nine renewals may fail."""
 
@@ -60,40 +62,97 @@ class _Marker(msgspec.Struct):
 
 
 class Repository:
-    """An open repository, bounded by one project."""
+    """An open repository, bounded by one project. ``disk`` is a directory on the disk that it grows on here."""
 
-    def __init__(self, location: str, *, registry: Registry, store: Store) -> None:
+    def __init__(
+        self,
+        location: str,
+        *,
+        registry: Registry,
+        store: Store,
+        source: Source,
+        disk: Path,
+        cache: Cache | None = None,
+    ) -> None:
         self.location = location
         self.registry = registry
         self.store = store
-        self.reader = ContentReader(store, registry)
+        self.disk = disk
+        self.cache = cache
+        self.reader = ContentReader(source)
         self.trees = Trees(self._node)
+        self._backing: Backing | None = None
+        if isinstance(store, LocalStore) and isinstance(source, StoredSource):
+            self._backing = Backing(store, source)
 
     def _node(self, digest: bytes) -> bytes:
-        return self.reader.node(digest, TREE)
+        return self.reader.chunk(digest, TREE, along=self.trees.following(digest))
 
     @property
     def project(self) -> str:
         """The project that all names are looked up in."""
         return self.registry.project
 
+    def is_same(self, other: Repository) -> bool:
+        """Whether both are one project of one repository, as far as their locations tell."""
+        return self.project == other.project and _canonical(self.location) == _canonical(other.location)
+
+    @property
+    def online(self) -> bool:
+        """Whether the repository answered when last asked; one in a directory always does."""
+        return self.registry.online
+
     # -- opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, location: str, *, project: str = "default") -> Repository:
-        """Open the repository in a directory.
+    def open(
+        cls,
+        location: str,
+        *,
+        project: str = "default",
+        cache: CacheSettings | None = None,
+        seconds: float = SECONDS,
+    ) -> Repository:
+        """Open the repository in a directory, or the one of a server (``http://…``).
 
-        Raises NotFound (nothing there), InvalidInput (no repository), Format (a newer one), Access, Unavailable.
+        A server's needs a ``cache``, and is not asked anything yet; what asks it ends within ``seconds``. Raises NotFound (nothing
+        there), InvalidInput (no repository), Format (a newer one), Access, Unavailable.
         """
         check_name(project)
+        if is_url(location):
+            if cache is None:
+                raise InvalidInput(f"the repository {location} needs a cache: give a directory for it")
+            return cls._open_remote(location, project, cache, seconds)
         path = _directory_of(location)
         _check_marker(path)
         registry = SQLRegistry(path / "registry.db", project=project)
         try:
-            return cls(str(path), registry=registry, store=LocalStore(path / "store"))
+            store = LocalStore(path / "store")
         except BaseException:
             registry.close()
             raise
+        return cls(str(path), registry=registry, store=store, source=StoredSource(store, registry), disk=path)
+
+    @classmethod
+    def _open_remote(cls, url: str, project: str, cache: CacheSettings, seconds: float) -> Repository:
+        # Here and not above: HTTP and the cache take 0.1 s to import, which a repository in a directory need not pay.
+        from artifactfs.content.cache import Cache  # noqa: PLC0415
+        from artifactfs.content.fetch import FetchedSource  # noqa: PLC0415
+        from artifactfs.remote.client import Connection  # noqa: PLC0415
+        from artifactfs.remote.nodes import RemoteNodes  # noqa: PLC0415
+        from artifactfs.remote.registry import RemoteRegistry  # noqa: PLC0415
+        from artifactfs.remote.store import RemoteStore  # noqa: PLC0415
+
+        kept = Cache(cache)
+        try:
+            connection = Connection(url, seconds=seconds)
+        except BaseException:
+            kept.close()
+            raise
+        registry = RemoteRegistry(connection, project=project, memory=kept)
+        store = RemoteStore(connection, project, spool=cache.directory)
+        source = FetchedSource(store, registry, RemoteNodes(connection, project), kept)
+        return cls(connection.url, registry=registry, store=store, source=source, disk=cache.directory, cache=kept)
 
     @classmethod
     def create(cls, location: str, *, project: str = "default") -> Repository:
@@ -119,10 +178,17 @@ class Repository:
         return cls.open(location, project=project)
 
     @classmethod
-    def open_or_create(cls, location: str, *, project: str = "default") -> Repository:
+    def open_or_create(
+        cls,
+        location: str,
+        *,
+        project: str = "default",
+        cache: CacheSettings | None = None,
+        seconds: float = SECONDS,
+    ) -> Repository:
         """Open a repository, making an embedded one on first use."""
         try:
-            return cls.open(location, project=project)
+            return cls.open(location, project=project, cache=cache, seconds=seconds)
         except NotFound:
             pass
         try:
@@ -132,8 +198,11 @@ class Repository:
 
     def close(self) -> None:
         """Release descriptors and connections. Idempotent."""
+        self.reader.close()
         self.registry.close()
         self.store.close()
+        if self.cache is not None:
+            self.cache.close()
 
     def __enter__(self) -> Self:
         return self
@@ -200,17 +269,11 @@ class Repository:
 
     def backing(self, file: FileReader) -> str | None:
         """The local path whose bytes are exactly this file's, once all were verified; "" while they may become so; else None."""
-        if file.size <= PACK_SIZE or not isinstance(self.store, LocalStore):
-            return None
-        key = file.whole()
-        return "" if key is None else str(self.store.path(key))
+        return self._backing.path(file) if self._backing is not None else None
 
     def verified_backing(self, file: FileReader) -> str:
         """As :meth:`backing`, after verifying what lies in the kernel's memory: no disk is waited for."""
-        if isinstance(self.store, LocalStore) and file.size <= VERIFY_BYTES:
-            with suppress(ArtifactFSError):  # whoever reads it is told
-                file.verify_cached(self.store.read_cached, VERIFY_SECONDS)
-        return self.backing(file) or ""
+        return self._backing.verified_path(file) if self._backing is not None else ""
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -295,9 +358,18 @@ class Writing:
         )
 
 
+def _canonical(location: str) -> str:
+    return location.rstrip("/") if "://" in location else os.path.realpath(location)
+
+
 def new_commit_id() -> str:
     """A fresh identity of a commit: 32 hexadecimal digits."""
     return uuid.uuid4().hex
+
+
+def is_url(location: str) -> bool:
+    """Whether a repository's location is a server's."""
+    return location.lower().startswith(("http://", "https://"))
 
 
 def _directory_of(location: str) -> Path:
@@ -305,7 +377,11 @@ def _directory_of(location: str) -> Path:
     if mark:
         if scheme == "file":
             return Path(rest)
-        raise InvalidInput(f"cannot open {location!r}: this release opens repositories in local directories only")
+        if is_url(location):
+            raise InvalidInput(
+                f"{location} is a server's; make a repository in a directory on its machine, and serve it"
+            )
+        raise InvalidInput(f"cannot open {location!r}: a repository is a directory, or http(s)://HOST:PORT of a server")
     if not location:
         raise InvalidInput("the repository's location is empty; give a directory")
     return Path(location).absolute()

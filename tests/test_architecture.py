@@ -27,6 +27,7 @@ FLOORS = {
     "artifactfs.draft": 5,
     "artifactfs.export": 5,
     "artifactfs.run": 5,
+    "artifactfs.transfer": 5,
     "artifactfs.upkeep": 5,
     "artifactfs.filesystem": 5,
     "artifactfs.config": 5,
@@ -38,6 +39,7 @@ FLOORS = {
 SHARED = {
     "artifactfs.content.store",
     "artifactfs.registry.contract",
+    "artifactfs.registry.netfs",
 }
 
 # The two bindings are adapters: each is known to the one file that chooses, and what they import stays in them.

@@ -112,4 +112,5 @@ def complete_address(ctx: click.Context, incomplete: str) -> list[CompletionItem
 def _context(ctx: click.Context) -> Context:
     """The options before the command; click parses them while completing but calls no command."""
     options = ctx.find_root().params
-    return Context(repository=options.get("repository"), project=options.get("project"))
+    names = ("repository", "project", "cache_dir", "cache_size", "timeout")
+    return Context(**{name: options.get(name) for name in names})

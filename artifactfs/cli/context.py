@@ -27,24 +27,51 @@ if TYPE_CHECKING:
 class Context:
     """The options before the command's name, and what follows from them."""
 
-    def __init__(self, *, repository: str | None = None, project: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        repository: str | None = None,
+        project: str | None = None,
+        cache_dir: str | None = None,
+        cache_size: str | None = None,
+        timeout: str | None = None,
+    ) -> None:
         self._repository = repository
         self._project = project
+        self._cache_dir = cache_dir
+        self._cache_size = cache_size
+        self._timeout = timeout
 
     @cached_property
     def settings(self) -> Settings:
         """Options, environment, configuration file, defaults."""
         from artifactfs import config
 
-        return config.load(repository=self._repository, project=self._project)
+        return config.load(
+            repository=self._repository,
+            project=self._project,
+            cache_dir=self._cache_dir,
+            cache_size=self._cache_size,
+            timeout=self._timeout,
+        )
 
     def open(self, *, create: bool = False, project: str | None = None) -> Repository:
         """Open the repository; ``create`` makes an embedded one on first use. Close it (it is a context manager)."""
+        return self._open(self.settings.repository, project or self.settings.project, create=create)
+
+    def open_other(self, location: str, *, project: str) -> Repository:
+        """Open another repository than the one that commands work on, making an embedded one on first use."""
+        from artifactfs import config
+
+        return self._open(config.location_of(location), project, create=True)
+
+    def _open(self, location: str, project: str, *, create: bool) -> Repository:
         from artifactfs.repository import Repository
 
-        location, project = self.settings.repository, project or self.settings.project
         try:
-            return Repository.open(location, project=project)
+            return Repository.open(
+                location, project=project, cache=self.settings.cache_for(location), seconds=self.settings.seconds
+            )
         except NotFound:
             if not create:
                 raise

@@ -1,7 +1,7 @@
 """The checks of ``doctor``: what ArtifactFS needs on this machine, what was found, and what to do about it.
 
 Looks only; makes nothing but, in an existing repository, what opening it makes. Every check ends by itself: a mount that does
-not answer is given five seconds. Runs on the main thread.
+not answer is given five seconds, a server the timeout. Runs on the main thread.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from artifactfs.config import Settings
 from artifactfs.errors import ArtifactFSError, NotFound
 
 _LITTLE_SPACE: Final = 1 << 30  # bytes free below which a warning is due
+_SLOW_SECONDS: Final = 0.5  # a round trip beyond which reading files one by one is no joy
 _OLDEST_KERNEL: Final = (5, 4)  # FUSE protocol 7.31
 
 
@@ -43,7 +45,9 @@ def examine(context: Context) -> list[Finding]:
         settings = context.settings
     except ArtifactFSError as error:
         return [*findings, Finding("configuration", "fail", str(error))]
-    return [*findings, _configuration(settings), *_repository(settings), _workspaces(settings), *_mounts(settings)]
+    where = _server(context) if config.is_url(settings.repository) else _repository(settings)
+    places = (_workspaces(settings), _cache(settings))
+    return [*findings, _configuration(settings), *where, *places, *_mounts(settings)]
 
 
 def _python() -> Finding:
@@ -156,9 +160,28 @@ def _repository(settings: Settings) -> Iterator[Finding]:
     yield _space("free space", Path(where))
 
 
+def _server(context: Context) -> Iterator[Finding]:
+    """Whether a server answers, to this release's protocol, and how fast once connected."""
+    where, project = context.settings.repository, context.settings.project
+    try:
+        with context.open() as repository:
+            registry = repository.registry
+            artifacts = len(registry.artifacts())
+            asked = time.monotonic()
+            registry.changed(0, seconds=0.0)  # never answered from memory
+            seconds = time.monotonic() - asked
+    except ArtifactFSError as error:
+        yield Finding("repository", "fail", str(error))
+        return
+    found = f"{where} (project {project}: {many(artifacts, 'artifact')}), answers within {1000 * seconds:.0f} ms"
+    if seconds > _SLOW_SECONDS:
+        yield Finding("repository", "warn", found, "every directory that is opened the first time takes about as long")
+    else:
+        yield Finding("repository", "ok", found)
+
+
 def _space(check: str, path: Path) -> Finding:
-    while not path.exists() and path != path.parent:
-        path = path.parent
+    path = _present(path)
     try:
         usage = os.statvfs(path)
     except OSError as error:
@@ -170,22 +193,44 @@ def _space(check: str, path: Path) -> Finding:
 
 
 def _workspaces(settings: Settings) -> Finding:
-    """Staging lives here: it must be a local disk that can be written."""
+    """Staging lives here."""
+    place = settings.workspaces
+    return _local("workspaces", place, "the workspaces of mounts", "XDG_STATE_HOME") or Finding(
+        "workspaces", "ok", str(place)
+    )
+
+
+def _cache(settings: Settings) -> Finding:
+    """What comes from servers is kept here."""
+    place, limit = settings.cache_dir, settings.cache_size
+    wrong = _local("cache", place, "the cache", "--cache-dir")
+    if wrong is not None:
+        return wrong
+    room = _space("cache", place)
+    share = "a tenth of the disk, at most 50 GB" if limit is None else size(limit)
+    advice = "free some space, or set --cache-dir" if room.advice else ""
+    return Finding("cache", room.state, f"{place} (takes {share}; free: {room.found})", advice)
+
+
+def _local(check: str, place: Path, what: str, setting: str) -> Finding | None:
+    """What keeps a directory, which need not be there yet, from being a local one that can be written."""
     from artifactfs.registry.netfs import refuse_network_filesystem
 
-    place = settings.workspaces
     try:
-        refuse_network_filesystem(place, what="the workspaces of mounts")
+        refuse_network_filesystem(place, what=what)
     except ArtifactFSError as error:
-        return Finding("workspaces", "fail", str(error), "set XDG_STATE_HOME to a directory on a local disk")
-    present = place
-    while not present.exists() and present != present.parent:
-        present = present.parent
-    if not os.access(present, os.W_OK | os.X_OK):
-        return Finding(
-            "workspaces", "fail", f"{present} cannot be written", "mend its permissions, or set XDG_STATE_HOME"
-        )
-    return Finding("workspaces", "ok", str(place))
+        return Finding(check, "fail", str(error), f"set {setting} to a directory on a local disk")
+    present = _present(place)
+    if not present.is_dir() or not os.access(present, os.W_OK | os.X_OK):
+        return Finding(check, "fail", f"{present} cannot be written", f"mend its permissions, or set {setting}")
+    return None
+
+
+def _present(path: Path) -> Path:
+    """A directory, or the nearest one above it that is there."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
 
 
 def _mounts(settings: Settings) -> Iterator[Finding]:

@@ -1,8 +1,9 @@
 """``mount.fuse.artifactfs``: what mount(8) and ``/etc/fstab`` call, translated to ``artifactfs mount``.
 
-A line of ``/etc/fstab``, with ``/sbin/mount.fuse.artifactfs`` linked to the installed script::
+Lines of ``/etc/fstab``, with ``/sbin/mount.fuse.artifactfs`` linked to the installed script::
 
-    /data/artifacts  /mnt/artifacts  fuse.artifactfs  ro,allow_other,project=bikes,nofail  0  0
+    /data/artifacts   /mnt/artifacts  fuse.artifactfs  ro,allow_other,project=bikes,nofail  0  0
+    http://host:7420  /mnt/artifacts  fuse.artifactfs  ro,allow_other,cache_size=50GB,_netdev,nofail  0  0
 
 mount(8) calls it with ``SOURCE MOUNTPOINT [-sfnv] [-N namespace] [-o options] [-t type]``.
 """
@@ -16,6 +17,12 @@ from artifactfs.errors import InvalidInput
 
 _FLAGS: Final = {"ro": "--read-only", "allow_other": "--allow-other"}
 _VALUES: Final = {"pin": "--pin", "binding": "--binding"}
+_OF_ALL_COMMANDS: Final = {
+    "project": "--project",
+    "cache_dir": "--cache-dir",
+    "cache_size": "--cache-size",
+    "timeout": "--timeout",
+}
 # Options of mount(8) itself, of systemd.mount(5), and those that every FUSE mount has anyway.
 _IGNORED: Final = frozenset(
     {
@@ -60,10 +67,10 @@ def translate(arguments: list[str]) -> list[str]:
         elif key in _VALUES:
             # NAME=vN holds an "=" itself; it is whatever follows the first one.
             after += [_VALUES[key], value]
-        elif key == "project":
-            before += ["--project", value]
+        elif key in _OF_ALL_COMMANDS:
+            before += [_OF_ALL_COMMANDS[key], value]
         elif key not in _IGNORED and not key.startswith("x-"):
-            known = ", ".join(sorted([*_FLAGS, *_VALUES, "project"]))
+            known = ", ".join(sorted([*_FLAGS, *_VALUES, *_OF_ALL_COMMANDS]))
             raise InvalidInput(f"unknown mount option {option!r}; there are {known}, besides those of mount(8)")
     return [*before, "mount", places[1], *after]
 

@@ -31,6 +31,9 @@ COMMANDS: Final = (
     ("Staging", "staging", ("stage", "commit", "diff", "discard", "rebase")),
     ("Versions", "inspect", ("ls", "show", "log")),
     ("Labels", "labels", ("alias", "edit")),
+    ("Sharing", "transfer", ("copy",)),
+    ("Server", "serving", ("serve",)),
+    ("Cache", "caching", ("cache",)),
     ("Repository and help", "setup", ("init", "verify", "doctor", "help", "completion")),
 )
 
@@ -72,11 +75,21 @@ class Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog="Documents: artifactfs help. A command's options and an example: artifactfs COMMAND --help.",
 )
-@click.option("--repository", metavar="URL", help="Directory of the repository. [env: ARTIFACTFS_REPOSITORY]")
+@click.option("--repository", metavar="URL", help="Directory, or URL of a server. [env: ARTIFACTFS_REPOSITORY]")
 @click.option("--project", metavar="NAME", help="Project within the repository. [env: ARTIFACTFS_PROJECT]")
+@click.option("--cache-dir", metavar="DIR", help="Cache of what servers hold. [env: ARTIFACTFS_CACHE_DIR]")
+@click.option("--cache-size", metavar="SIZE", help="What it may take, as 50GB or 200MiB. [env: ARTIFACTFS_CACHE_SIZE]")
+@click.option("--timeout", metavar="SECONDS", help="Bound of a request to a server. [env: ARTIFACTFS_TIMEOUT]")
 @click.version_option(__version__, message="artifactfs %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, repository: str | None, project: str | None) -> None:
+def cli(
+    ctx: click.Context,
+    repository: str | None,
+    project: str | None,
+    cache_dir: str | None,
+    cache_size: str | None,
+    timeout: str | None,
+) -> None:
     """Versioned datasets, models and results as ordinary directories.
 
     \b
@@ -84,7 +97,9 @@ def cli(ctx: click.Context, repository: str | None, project: str | None) -> None
     artifactfs mount                             and are read below ~/artifacts
     artifactfs commit bike-dataset               what changed in staging becomes v1
     """
-    ctx.obj = Context(repository=repository, project=project)
+    ctx.obj = Context(
+        repository=repository, project=project, cache_dir=cache_dir, cache_size=cache_size, timeout=timeout
+    )
 
 
 def main() -> None:

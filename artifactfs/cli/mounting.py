@@ -64,6 +64,8 @@ def mount_command(
         allow_other=allow_other,
         pins=_pins(pins),
         binding=binding,
+        cache=settings.cache_for(settings.repository),
+        seconds=settings.seconds,
     )
     if _mounted_already(settings, plan):
         printing.line(path)
@@ -218,6 +220,10 @@ def _dead(path: str) -> dict[str, Any]:
     return {"mountpoint": path, "alive": False}
 
 
+def _local(time: str) -> str:
+    return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
 def _print_status(status: dict[str, Any]) -> None:
     words = [
         *(["read-only"] if status["read_only"] else []),
@@ -226,11 +232,16 @@ def _print_status(status: dict[str, Any]) -> None:
     ]
     printing.line(f"{status['mountpoint']}" + (f"  ({', '.join(words)})" if words else ""))
     printing.line(f"  repository  {status['repository']} (project {status['project']})")
-    since = datetime.fromisoformat(status["since"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    printing.line(f"  process     {status['pid']} since {since}")
-    changed = [area for area in status["staging"] if area["changes"]]
+    printing.line(f"  process     {status['pid']} since {_local(status['since'])}")
+    if not status["online"]:
+        printing.line(
+            f"  offline     since {_local(status['offline_since'])}: {printing.shown(status['offline_reason'])}; "
+            "what is cached stays readable, and staging writable; it is tried again all the time"
+        )
+    changed = [area for area in status["staging"] if area["changes"] != 0]
     for area in changed:
-        changes = printing.many(area["changes"], "change")
+        known = area["changes"] is not None
+        changes = printing.many(area["changes"], "change") if known else "changes that cannot be counted now"
         base = "nothing" if area["base"] is None else area["base"]
         printing.line(f"  staging     {area['name']}: {changes}, from {base}")
     if not changed and not status["read_only"]:

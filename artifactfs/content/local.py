@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 from artifactfs.errors import Integrity, InvalidInput, NotFound, translate_os
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 OPEN_OBJECTS: Final = 128
 """Descriptors kept for reading: 8 GiB of packs at hand, far below the usual limit of 1,024 descriptors a process."""
@@ -101,6 +101,12 @@ class LocalStore:
                 f"{self.root / key}: ends {missing} bytes before {offset + length}; run `artifactfs verify`"
             )
         return b"".join(parts)
+
+    def read_parts(self, key: str, offset: int, lengths: Sequence[int]) -> Iterator[bytes]:
+        """Consecutive parts of these lengths from ``offset`` on. Errors as :meth:`read`."""
+        for length in lengths:
+            yield self.read(key, offset, length)
+            offset += length
 
     def read_cached(self, key: str, offset: int, buffer: memoryview) -> bool:
         """Fill ``buffer`` from ``offset`` on with what the kernel has in memory; False when that is not all of it."""

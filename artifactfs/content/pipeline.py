@@ -28,21 +28,31 @@ if TYPE_CHECKING:
     from artifactfs.content.store import Store
     from artifactfs.registry.contract import Registry
 
-BATCH_CHUNKS: Final = 512
-"""Chunks a batch: one question to the registry for all of them costs 2.5 µs a chunk; one question each costs 20 µs
-and more."""
-BATCH_BYTES: Final = 8 << 20
-"""Bytes after which a batch is handed over."""
-WAITING_BATCHES: Final = 3
-"""Batches between caller and packer. With the one being filled and the one being packed, five buffers of 12 MiB at
-most."""
+
+class BatchLimits(msgspec.Struct, frozen=True):
+    """A batch is handed over at so many chunks or ``size`` bytes; ``waiting`` are between caller and packer at most.
+
+    Besides these one is packed, one is being handed over and one filled, each up to a chunk of 4 MiB larger.
+    """
+
+    chunks: int
+    size: int
+    waiting: int
+
+
+LOCAL_BATCH: Final = BatchLimits(512, 8 << 20, 3)
+"""One question to the registry for all chunks of a batch costs 2.5 µs a chunk; one question each costs 20 µs and more.
+With the three others six buffers of 12 MiB at most."""
+REMOTE_BATCH: Final = BatchLimits(4096, 16 << 20, 1)
+"""Over a network a question costs a round trip, 20 ms and more: 400 MB of small files are 25 questions. Four buffers of 20 MiB
+at most."""
 WAITING_PACKS: Final = 2
-"""Packs between packer and publisher: they lie in the Store already, but each is 64 MiB that a disk may still have to
-write."""
+"""Packs between packer and publisher: they lie in the Store already, but each is 64 MiB that a disk or a network may still
+have to take."""
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
-    """A hashed chunk on its way. ``file`` numbers a file that is larger than a pack; for others it is 0."""
+    """A hashed chunk on its way. ``file`` numbers a file that may get a pack of its own; for others it is 0."""
 
     digest: bytes
     data: bytes | bytearray | memoryview
@@ -72,12 +82,13 @@ class Pipeline:
         self._store = store
         self._registry = registry
         self._session = session
+        self.limits = LOCAL_BATCH if store.local else REMOTE_BATCH
         self.error: BaseException | None = None
         self.bytes_stored = 0  # in packs, after compression
         self.chunks_new = 0
         self.chunks_known = 0
         self.buffers: list[bytearray] = []  # free for reuse
-        self._batches: queue.Queue[Batch | _Flush] = queue.Queue(WAITING_BATCHES)
+        self._batches: queue.Queue[Batch | _Flush] = queue.Queue(self.limits.waiting)
         self._packs: queue.Queue[PackUpload | _Flush] = queue.Queue(WAITING_PACKS)
         self._discarding = threading.Event()
         # Chunks that are in a pack but not recorded yet. The packer adds and asks, the publisher removes; single set
@@ -188,7 +199,7 @@ class Pipeline:
 class _OpenPacks:
     """The packs being filled: one of data, one of nodes, and the own pack of a file that is larger than a pack.
 
-    Such a file is read by ranges and may one day be handed to the kernel whole, if it lies in one piece. That needs
+    On a local disk such a file is read by ranges and handed to the kernel whole, if it lies in one piece. That needs
     every chunk of it stored here, raw, in order. Whether it comes so is only known at its end, so its chunks go to a
     pack of its own until the first one that is known or gains from compression; from there on the file is like any
     other, and the shorter of the two packs stays open.

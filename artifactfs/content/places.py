@@ -1,22 +1,22 @@
 """Where chunks are, as the read path remembers it, and which of them this process has verified.
 
-Used by the reader. May be called from any thread.
+Used by the sources. May be called from any thread.
 
-One question to the registry costs as much as reading a page of data, so places are asked for many at a time: for the
-files of a directory, or for the chunks of a large file.
+One question to the registry costs as much as reading a page of data, over a network as much as reading a megabyte, so places are
+asked for many at a time: for the files of a directory, or for the chunks of a large file.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from artifactfs.content.pack import pack_key
+from artifactfs.content.recent import Recent
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from artifactfs.model.records import Location
     from artifactfs.registry.contract import Registry
@@ -45,22 +45,8 @@ class Places:
 
     def __init__(self, registry: Registry, *, remembered: int = REMEMBERED) -> None:
         self._registry = registry
-        self._half = max(1, remembered // 2)
-        # Two generations instead of a list in order of use: a hit in the younger one is a plain dictionary lookup
-        # without a lock. When the younger is full it becomes the older, and what was not used since then is
-        # forgotten.
-        self._young: dict[bytes, Place] = {}
-        self._old: dict[bytes, Place] = {}
-        self._lock = threading.Lock()
-
-    def get(self, digest: bytes) -> Place | None:
-        """The remembered place of a chunk, without asking."""
-        place = self._young.get(digest)
-        if place is None:
-            place = self._old.get(digest)
-            if place is not None:
-                self._remember([(digest, place)])
-        return place
+        self._known: Recent[Place] = Recent(remembered)
+        self.get = self._known.get  # the remembered place of a chunk, without asking, or None
 
     def find(self, digest: bytes, along: Iterable[bytes] = ()) -> Place | None:
         """The place of a chunk, or None. When it must be asked for, so are those of ``along`` (the first thousands)."""
@@ -71,17 +57,22 @@ class Places:
             place = self._ask(asked).get(digest)
         return place
 
+    def find_all(self, digests: Collection[bytes]) -> dict[bytes, Place]:
+        """The places of these chunks, those that are not known in one question; unknown ones are left out."""
+        found = {digest: place for digest in digests if (place := self.get(digest)) is not None}
+        if len(found) < len(digests):
+            found.update(self._ask([digest for digest in digests if digest not in found]))
+        return found
+
     def find_again(self, digest: bytes) -> Place | None:
         """Forget the place of a chunk and ask for it once more: it may have moved to another pack."""
         return self._ask({digest}).get(digest)
 
+    def remember(self, locations: Mapping[bytes, Location]) -> None:
+        """Places that came unasked; those that are known stay as they are."""
+        self._known.update([(name, Place(location)) for name, location in locations.items() if self.get(name) is None])
+
     def _ask(self, digests: Collection[bytes]) -> dict[bytes, Place]:
         found = {name: Place(location) for name, location in self._registry.locate(digests).items()}
-        self._remember(found.items())
+        self._known.update(found.items())
         return found
-
-    def _remember(self, places: Iterable[tuple[bytes, Place]]) -> None:
-        with self._lock:
-            self._young.update(places)
-            if len(self._young) >= self._half:
-                self._old, self._young = self._young, {}

@@ -6,84 +6,57 @@ Invariant *verified-before-served*: bytes of a chunk leave this module only afte
 its digest by this process, at the place they are read from. Invariant *one-fetch*: a chunk is fetched once, however
 many threads wait for it, and no lock is held meanwhile.
 
-Memory: decoded chunks up to the given bytes, plus one chunk (4 MiB at most) for each thread that fetches.
+Memory: that of the source (content/memory.py), plus one chunk (4 MiB at most) for each thread that fetches.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-import time
 from bisect import bisect_right
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from artifactfs.content.chunks import MAXIMUM
-from artifactfs.content.pack import unseal
-from artifactfs.content.places import Place, Places
-from artifactfs.errors import Integrity, InvalidInput, NotFound, Unavailable
-from artifactfs.model.digest import CHUNKS, DATA, digest, format_digest, kind_of_flags
-from artifactfs.model.records import FLAG_ENCRYPTED, FLAG_ZSTD
+from artifactfs.content.memory import Flight
+from artifactfs.errors import Integrity, InvalidInput
+from artifactfs.model.digest import CHUNKS, DATA, format_digest
 from artifactfs.model.sequence import CHUNK_LIST, SINGLE_CHUNK, ChunkBranch, Piece
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-    from artifactfs.content.store import Store
-    from artifactfs.registry.contract import Registry
-
-    # Fills a buffer from an object at an offset, if that waits for nothing; returns whether it did.
-    ReadCached = Callable[[str, int, memoryview], bool]
-
-MEMORY: Final = 64 << 20
-"""Bytes of decoded chunks kept: sixteen readers that each go through chunks of the largest size in small steps."""
-
-RAW_MEMORY: Final = 16 << 20
-"""Of these, bytes of chunks that lie raw on a local disk: what is evicted costs a read of the page cache, and memory that is
-soon used again stays in the processor's cache (1 GiB cold through the mount: 0.46 s with 4 MiB, 0.49 s with 64 MiB)."""
-
-WAIT_SECONDS: Final = 60.0
-"""How long a thread waits for a chunk that another one fetches. A Store's own bound is shorter; this one holds if a
-Store breaks it."""
-
-WAITERS: Final = 64
-"""Threads that may wait for others' fetches; past it a read fails at once, so that a stalled Store cannot take a
-mount's last thread."""
+    from artifactfs.content.source import Source
 
 LIST_NODES: Final = 64
 """Decoded nodes of chunk lists kept for all open files, about 1,000 chunks (1 GiB of file) and 200 KB each."""
 
-VERIFIERS: Final = 4
-"""Threads that verify a file at its open: hashing runs beside hashing, from the second core on limited by memory."""
-
-_CODED: Final = FLAG_ZSTD | FLAG_ENCRYPTED
+AHEAD: Final = 8 << 20
+"""Bytes fetched ahead of a sequential reader at first; doubled as it goes on."""
+AHEAD_MOST: Final = 32 << 20
+"""Bytes fetched ahead at most: eight requests of 4 MiB under way hide 20 ms of round trip at 1 GB/s and more."""
+STRAY: Final = 2 << 20
+"""How far from where the last read ended the next one may begin and still be sequential: the kernel's own reading ahead
+has two requests of up to 1 MiB under way, which come in any order."""
 
 
 class ContentReader:
-    """Reads chunks by digest. ``memory``: bytes of decoded chunks to keep."""
+    """Reads chunks by digest."""
 
-    def __init__(self, store: Store, registry: Registry, *, memory: int = MEMORY) -> None:
-        self._store = store
-        self._places = Places(registry)
-        self._lock = threading.Lock()  # guards what follows; never held while fetching
-        self._chunks = _Kept(memory)
-        self._raw = _Kept(min(memory, RAW_MEMORY)) if store.local else self._chunks
-        self._fetches: dict[tuple[int, bytes], _Fetch] = {}
-        self._waiting = 0
-        self._fetched = 0  # bytes, as stored
-        self._whole: dict[bytes, str] = {}  # chunk lists that are objects of their own; few, as these are large
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._memory = source.memory
+        self._lock = threading.Lock()  # guards what follows
         self._lists: OrderedDict[bytes, ListNode] = OrderedDict()
 
     @property
     def local(self) -> bool:
         """Whether chunks come from a local disk."""
-        return self._store.local
+        return self._source.local
 
     @property
     def bytes_fetched(self) -> int:
         """Bytes of whole chunks that came from the Store so far, as they are stored."""
-        return self._fetched
+        return self._source.bytes_fetched
 
     def chunk(self, name: bytes, kind: int = DATA, size: int | None = None, along: Iterable[bytes] = ()) -> bytes:
         """The verified bytes of a chunk; ``size``, when known, must be its size.
@@ -92,32 +65,13 @@ class ContentReader:
         damaged, missing, or of another kind or size; Unavailable, Access and NoSpace as the Store and the Registry
         do.
         """
-        key = (kind, name)
-        with self._lock:
-            data = self._chunks.use(key) or self._raw.use(key)
-            if data is not None:
-                return _of_size(data, name, size)
-            fetch = self._fetches.get(key)
-            if fetch is None:
-                own = self._fetches[key] = _Fetch()
-            elif self._waiting >= WAITERS:
-                raise Unavailable(f"{self._waiting} reads wait for chunks that do not come; try again later")
-            else:
-                self._waiting += 1
-        if fetch is not None:
-            return _of_size(self._wait(fetch, name), name, size)
-        try:
-            place, data = self._fetch(name, kind, along)
-            own.data = data
-        except BaseException as error:
-            own.error = error
-            raise
-        finally:
-            with self._lock:
-                del self._fetches[key]
-                if own.data is not None:
-                    (self._chunks if place.location.flags & _CODED else self._raw).keep(key, own.data)
-            own.done.set()
+        data = self._memory.enter((kind, name))
+        if isinstance(data, Flight):
+            try:
+                data = self._source.fetch(name, kind, along)
+            except BaseException as error:
+                self._memory.fail((kind, name), error)
+                raise
         return _of_size(data, name, size)
 
     def node(self, name: bytes, kind: int) -> bytes:
@@ -131,53 +85,44 @@ class ContentReader:
         """
         return FileReader(self, name, size, neighbours)
 
+    def fetch_all(self, pieces: Iterable[Piece], *, pin: bool = False) -> Iterator[int]:
+        """Get all these chunks of data into the cache, wherever there is one; yields plain bytes as they are there.
+
+        ``pin`` keeps them from eviction. Raises as :meth:`chunk`.
+        """
+        return self._source.fetch_all(pieces, pin=pin)
+
+    def pin(self, names: Collection[bytes]) -> None:
+        """Keep these chunks and nodes, which were read, from eviction, wherever there is a cache."""
+        self._source.pin(names)
+
+    def close(self) -> None:
+        """End what runs in the background. Idempotent."""
+        self._source.close()
+
     def read_range(self, piece: Piece, begin: int, end: int, along: Iterable[bytes]) -> bytes | memoryview:
         """Bytes ``begin`` to ``end`` of a chunk of data. Errors as in :meth:`chunk`.
 
         They come from memory; or by one read of just the range, if the chunk lies raw on a local disk and was
         verified there; or from the chunk fetched whole.
         """
-        place = self._places.get(piece.digest)
-        direct = place is not None and place.verified and not place.location.flags & _CODED and self._store.local
-        if direct and place is not None and (DATA, piece.digest) not in self._raw:
-            try:
-                return self._store.read(place.key, place.location.offset + begin, end - begin)
-            except (NotFound, Integrity):
-                place.verified = False  # fetched anew below, which finds out what happened
+        direct = self._source.read_verified(piece.digest, begin, end)
+        if direct is not None:
+            return direct
         data = self.chunk(piece.digest, DATA, piece.size, along)
         return data if end - begin == len(data) else memoryview(data)[begin:end]
 
-    def whole(self, name: bytes, pieces: Iterable[Piece]) -> str | None:
-        """The key of the object that consists of just these chunks, all raw and verified; None when there is none.
+    def ahead(self, owner: bytes, pieces: Iterable[Piece]) -> None:
+        """These chunks of a large file, the ``owner``, will be read soon."""
+        self._source.ahead(owner, pieces)
 
-        ``name`` is the digest of their list, under which the answer is remembered.
-        """
-        known = self._whole.get(name)
-        if known is not None:
-            return known
-        key = ""
-        end = 0
-        for piece in pieces:
-            place = self._places.get(piece.digest)
-            if place is None or not place.verified or place.location.flags & _CODED or place.location.offset != end:
-                return None
-            if place.key != (key or place.key):
-                return None
-            key = place.key
-            end += piece.size
-        if not key or self._store.size(key) != end:
-            return None
-        self._whole[name] = key
-        return key
+    def touched(self, name: bytes) -> None:
+        """A small file, one chunk, was read: others may follow it."""
+        self._source.touched(name)
 
-    def place_of(self, piece: Piece, along: Iterable[bytes]) -> Place | None:
-        """Where a chunk of data lies raw, if it does."""
-        place = self._places.find(piece.digest, along)
-        return None if place is None or place.location.flags & _CODED else place
-
-    def in_memory(self, name: bytes) -> bool:
-        """Whether a chunk of data is in memory."""
-        return (DATA, name) in self._chunks or (DATA, name) in self._raw
+    def ready(self, name: bytes) -> bool:
+        """Whether a chunk of data comes without a network."""
+        return (DATA, name) in self._memory or self._source.ready(name)
 
     def list_in_memory(self, name: bytes) -> ListNode | None:
         """A decoded node of a chunk list, if it is in memory."""
@@ -199,101 +144,27 @@ class ContentReader:
                 self._lists.popitem(last=False)
         return node
 
-    def _wait(self, fetch: _Fetch, name: bytes) -> bytes:
-        try:
-            if not fetch.done.wait(WAIT_SECONDS):
-                raise Unavailable(
-                    f"chunk {format_digest(name)} did not come within {WAIT_SECONDS:.0f} s; try again later"
-                )
-        finally:
-            with self._lock:
-                self._waiting -= 1
-        if fetch.data is None:
-            error = fetch.error
-            if isinstance(error, Exception):
-                raise type(error)(*error.args) from error  # each thread its own, as raising writes a traceback into it
-            raise Unavailable(f"the fetch of chunk {format_digest(name)} was broken off; try again")
-        return fetch.data
-
-    def _fetch(self, name: bytes, kind: int, along: Iterable[bytes]) -> tuple[Place, bytes]:
-        place = self._places.find(name, along)
-        if place is None:
-            raise Integrity(f"chunk {format_digest(name)} is in no pack; run `artifactfs verify`")
-        try:
-            return place, self._fetch_at(place, name, kind)
-        except NotFound:
-            # A collection may have moved the chunk since its place was asked for.
-            again = self._places.find_again(name)
-            if again is not None and again.location != place.location:
-                try:
-                    return again, self._fetch_at(again, name, kind)
-                except NotFound:
-                    place = again
-            raise Integrity(
-                f"chunk {format_digest(name)}: its pack {place.location.pack} is missing; run `artifactfs verify`"
-            ) from None
-
-    def _fetch_at(self, place: Place, name: bytes, kind: int) -> bytes:
-        location = place.location
-        if kind_of_flags(location.flags) != kind:
-            raise Integrity(f"chunk {format_digest(name)} is recorded as one of another kind; run `artifactfs verify`")
-        try:
-            plain = unseal(self._store.read(place.key, location.offset, location.length), location)
-        except Integrity as error:
-            raise _damaged(name, place) from error
-        if digest(kind, plain) != name:
-            raise _damaged(name, place)
-        place.verified = True
-        with self._lock:
-            self._fetched += location.length
-        return plain
-
-
-class _Kept:
-    """Chunks by kind and digest, up to a number of bytes, the least recently used evicted first. Guarded by the reader's lock."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.bytes = 0
-        # By kind and digest: bytes that were verified as one kind of chunk are nothing of another kind.
-        self._chunks: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
-
-    def __contains__(self, key: tuple[int, bytes]) -> bool:
-        return key in self._chunks
-
-    def use(self, key: tuple[int, bytes]) -> bytes | None:
-        """A chunk, now the most recently used; or None."""
-        data = self._chunks.get(key)
-        if data is not None:
-            self._chunks.move_to_end(key)
-        return data
-
-    def keep(self, key: tuple[int, bytes], data: bytes) -> None:
-        """Add a chunk that is not there; one that is larger than the limit is not kept."""
-        if len(data) <= self._limit:
-            self._chunks[key] = data
-            self.bytes += len(data)
-            while self.bytes > self._limit:
-                _, evicted = self._chunks.popitem(last=False)
-                self.bytes -= len(evicted)
-
 
 class FileReader:
     """A file's bytes by offset. Any number of threads may read at once; there is nothing to close."""
 
-    __slots__ = ("_along", "_leaf", "_name", "_reader", "size")
+    __slots__ = ("_ahead_end", "_along", "_leaf", "_next", "_reader", "_window", "digest", "size")
 
     def __init__(
         self, reader: ContentReader, name: bytes, size: int, neighbours: Callable[[], Collection[bytes]] | None
     ) -> None:
         self._reader = reader
-        self._name = name
+        self.digest = name
         self._along = neighbours
         self.size = size
         # The part of the chunk list that the last read ended in, and the offset where it begins. One attribute, so
         # that threads see a pair that belongs together. The list of a file of up to about 1 GiB is one node, so this
         # is all there is.
         self._leaf: tuple[int, ListNode] | None = None
+        # A sequential reader's progress; threads that race for it cost a piece fetched early or late.
+        self._next = 0  # where the last read ended
+        self._ahead_end = 0  # what lies before was asked for
+        self._window = 0  # bytes to fetch ahead; 0: not sequential
 
     def read(self, offset: int, length: int) -> bytes | memoryview:
         """``length`` bytes from ``offset`` on; fewer at the end of the file only. Errors as ContentReader.chunk."""
@@ -308,7 +179,12 @@ class FileReader:
         if offset >= end:
             return []
         if self.size <= SINGLE_CHUNK:
-            return [self._reader.read_range(Piece(self._name, self.size), offset, end, self._neighbours())]
+            data = self._reader.read_range(Piece(self.digest, self.size), offset, end, self._neighbours())
+            if not self._reader.local:
+                self._reader.touched(self.digest)
+            return [data]
+        if not self._reader.local:
+            self._look_ahead(offset, end)
         parts: list[bytes | memoryview] = []
         while offset < end:
             first, leaf = self._leaf_at(offset)
@@ -328,14 +204,14 @@ class FileReader:
             return True
         end = min(offset + length, self.size)
         if self.size <= SINGLE_CHUNK:
-            return offset >= end or reader.in_memory(self._name)
+            return offset >= end or reader.ready(self.digest)
         while offset < end:
             found = self._leaf_in_memory(offset)
             if found is None:
                 return False
             first, leaf = found
             index = bisect_right(leaf.starts, offset - first) - 1
-            if not reader.in_memory(leaf.pieces[index].digest):
+            if not reader.ready(leaf.pieces[index].digest):
                 return False
             offset = first + leaf.starts[index + 1]
         return True
@@ -343,60 +219,62 @@ class FileReader:
     def pieces(self) -> list[Piece]:
         """The file's chunks in order: one for a small file, none for an empty one."""
         if self.size <= SINGLE_CHUNK:
-            return [Piece(self._name, self.size)] if self.size else []
-        found: list[Piece] = []
+            return [Piece(self.digest, self.size)] if self.size else []
+        return [piece for _, leaf in self.leaves() for piece in leaf.pieces]
+
+    def leaves(self) -> Iterator[tuple[int, ListNode]]:
+        """The leaves of the chunk list, each with the offset where it begins. Only of a file larger than one chunk."""
         offset = 0
         while offset < self.size:
             first, leaf = self._leaf_at(offset)
-            found += leaf.pieces
+            yield first, leaf
             offset = first + leaf.size
-        return found
 
-    def verify_cached(self, read: ReadCached, seconds: float) -> None:
-        """Verify the chunks of a file that may be an object of its own, as far as they can be read at once.
-
-        Takes at most so many seconds of processor time, and on several cores less. Damage is told of by the read that meets it.
-        """
-        waiting: list[tuple[bytes, Place]] = []
-        offset = 0
-        while offset < self.size:
-            first, leaf = self._leaf_at(offset)
-            for piece, start in zip(leaf.pieces, leaf.starts, strict=False):
-                place = self._reader.place_of(piece, (other.digest for other in leaf.pieces))
-                if place is None or place.location.offset != first + start:
-                    return
-                if not place.verified:
-                    waiting.append((piece.digest, place))
-            offset = first + leaf.size
-        if waiting:
-            count = min(VERIFIERS, len(os.sched_getaffinity(0)))
-            arguments = (iter(waiting), read, seconds / count)
-            threads = [threading.Thread(target=_verify_cached, args=arguments) for _ in range(count - 1)]
-            for thread in threads:
-                thread.start()
-            _verify_cached(*arguments)
-            for thread in threads:
-                thread.join()
-
-    def whole(self) -> str | None:
-        """The key of the object that is this file from its first byte to its last, once all of it was verified; else None.
-
-        Asks and reads nothing; stops at the first chunk that was not verified.
-        """
-        if self.size <= SINGLE_CHUNK:
-            return None
-        return self._reader.whole(self._name, self._verified())
-
-    def _verified(self) -> Iterator[Piece]:
-        """The chunks in order, as far as the chunk list is in memory."""
+    def leaves_in_memory(self) -> Iterator[tuple[int, ListNode]]:
+        """As :meth:`leaves`, as far as they are in memory."""
         offset = 0
         while offset < self.size:
             found = self._leaf_in_memory(offset)
             if found is None:
                 return
+            yield found
+            offset = found[0] + found[1].size
+
+    def _look_ahead(self, offset: int, end: int) -> None:
+        """Have what a sequential reader will read next fetched, in a window that doubles; nothing for a random one."""
+        # It begins with a read exactly where the last one ended: of 100 random ones in 1 GiB a third of all runs would
+        # have two that only come near each other.
+        stray = STRAY if self._window else 0
+        if not self._next or not self._next - stray <= offset <= self._next + stray:
+            self._next = end
+            self._window = 0
+            self._ahead_end = 0
+            return
+        self._next = max(self._next, end)
+        if self._window == 0:
+            self._window = AHEAD
+            self._ahead_end = offset
+        elif end <= self._ahead_end - self._window // 2:
+            return
+        else:
+            self._window = min(2 * self._window, AHEAD_MOST)
+        begin, stop = max(self._ahead_end, offset), min(end + self._window, self.size)
+        if begin < stop:
+            self._ahead_end = stop
+            self._reader.ahead(self.digest, self._pieces_between(begin, stop))
+
+    def _pieces_between(self, begin: int, end: int) -> Iterator[Piece]:
+        """The chunks that hold a range of offsets; of a part of the list that is not in memory, none."""
+        while begin < end:
+            found = self._leaf_in_memory(begin)
+            if found is None:
+                return
             first, leaf = found
-            yield from leaf.pieces
-            offset = first + leaf.size
+            for index in range(bisect_right(leaf.starts, begin - first) - 1, len(leaf.pieces)):
+                if first + leaf.starts[index] >= end:
+                    return
+                yield leaf.pieces[index]
+            begin = first + leaf.size
 
     def _neighbours(self) -> Iterator[bytes]:
         # A generator, so that nobody is asked unless a place must be.
@@ -406,13 +284,13 @@ class FileReader:
     def _leaf_at(self, offset: int) -> tuple[int, ListNode]:
         found = self._leaf
         if found is None or not found[0] <= offset < found[0] + found[1].size:
-            found = self._descend(offset, self._reader.list_node(self._name, self._neighbours()))
+            found = self._descend(offset, self._reader.list_node(self.digest, self._neighbours()))
             self._leaf = found
         return found
 
     def _descend(self, offset: int, node: ListNode) -> tuple[int, ListNode]:
         if node.size != self.size:
-            raise self._wrong(self._name, node.size, self.size)
+            raise self._wrong(self.digest, node.size, self.size)
         first = 0
         while node.branches:
             index, branch = node.branch_at(offset - first)
@@ -424,7 +302,7 @@ class FileReader:
         return first, node
 
     def _leaf_in_memory(self, offset: int) -> tuple[int, ListNode] | None:
-        node = self._reader.list_in_memory(self._name)
+        node = self._reader.list_in_memory(self.digest)
         first = 0
         while node is not None and node.branches:
             index, branch = node.branch_at(offset - first)
@@ -458,37 +336,6 @@ class ListNode:
         """Index and branch that hold an offset of this node."""
         index = bisect_right(self.starts, offset) - 1
         return index, self.branches[index]
-
-
-def _verify_cached(work: Iterator[tuple[bytes, Place]], read: ReadCached, seconds: float) -> None:
-    """Verify raw chunks, each taken by one of the threads that share ``work``, until one cannot be."""
-    buffer = memoryview(bytearray(MAXIMUM))
-    deadline = time.thread_time() + seconds
-    for name, place in work:
-        location = place.location
-        space = buffer[: location.length]
-        if time.thread_time() > deadline or not read(place.key, location.offset, space) or digest(DATA, space) != name:
-            deque(work, maxlen=0)  # leaves nothing to the others
-            return
-        place.verified = True
-
-
-class _Fetch:
-    """A chunk under way."""
-
-    __slots__ = ("data", "done", "error")
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.data: bytes | None = None
-        self.error: BaseException | None = None
-
-
-def _damaged(name: bytes, place: Place) -> Integrity:
-    return Integrity(
-        f"chunk {format_digest(name)} is damaged in pack {place.location.pack} at offset {place.location.offset}; "
-        "run `artifactfs verify`"
-    )
 
 
 def _of_size(data: bytes, name: bytes, size: int | None) -> bytes:

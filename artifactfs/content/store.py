@@ -8,8 +8,10 @@ is InvalidInput. Retry, cache, latency and failure are decorators of this contra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
+
+from artifactfs.model.records import ChunkRow, Location
 
 
 class Upload(Protocol):
@@ -41,6 +43,12 @@ class Store(Protocol):
     def read(self, key: str, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes from ``offset``. NotFound without the object, Integrity when it is too short."""
 
+    def read_parts(self, key: str, offset: int, lengths: Sequence[int]) -> Iterator[bytes]:
+        """Consecutive parts of these lengths from ``offset`` on, each as soon as it has come. Errors as :meth:`read`.
+
+        One request for all of them; after a failure only what is missing is asked for again.
+        """
+
     def size(self, key: str) -> int:
         """Size of an object in bytes. NotFound without it."""
 
@@ -52,3 +60,23 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release descriptors. Idempotent."""
+
+
+NodesFound = tuple[list[tuple[ChunkRow, bytes]], dict[bytes, Location]]
+"""Nodes, each as a row whose ``length`` bytes are the stored bytes beside it (``offset`` says nothing), and places of chunks."""
+
+
+class NodeSource(Protocol):
+    """Nodes of Sequences by digest, several an answer: what a remote Store has beside it, so that a tree is walked in few requests.
+
+    Nothing is verified: that is the reader's. Errors: Unavailable, Access, Format. All methods may be called from any thread.
+    """
+
+    def nodes(self, digests: Sequence[bytes], *, ahead: int) -> NodesFound:
+        """The nodes of these digests (any number) that the project holds, then nodes below them, nearest first.
+
+        ``ahead`` bounds the bytes of the latter. Places are those of all chunks that the asked chunk lists name.
+        """
+
+    def path(self, digest: bytes, path: str) -> NodesFound:
+        """All nodes from a directory's root along a path, as far as it exists; of a large file its chunk list too, with places."""

@@ -1,9 +1,11 @@
 """The write path: files in, digests out; their chunks end up durable in packs and recorded in the Registry.
 
-Used by everything that stores content (drafts, ``put``, commits from staging). A :class:`ContentWriter` is used by
-one thread at a time. That thread reads, cuts and hashes; ``content/pipeline.py`` does the rest behind it.
+Used by everything that stores content (drafts, ``put``, commits from staging, copies between repositories). A
+:class:`ContentWriter` is used by one thread at a time. That thread reads, cuts and hashes; ``content/pipeline.py`` does the
+rest behind it.
 
-Memory is bounded: what waits is at most five buffers of 12 MiB, whatever the sizes of files; packs are not held at all.
+Memory is bounded: what waits is at most six buffers of 12 MiB, or four of 20 MiB when the Store is not local, whatever the
+sizes of files; packs are not held at all.
 Digests are known at once, but nothing may be counted on before :meth:`ContentWriter.flush` has returned.
 """
 
@@ -16,7 +18,7 @@ import msgspec
 
 from artifactfs.content.chunks import MAXIMUM, Cutter
 from artifactfs.content.pack import PACK_SIZE
-from artifactfs.content.pipeline import BATCH_BYTES, BATCH_CHUNKS, Batch, Item, Pipeline
+from artifactfs.content.pipeline import Batch, Item, Pipeline
 from artifactfs.content.rechunk import recut
 from artifactfs.errors import Conflict, InvalidInput
 from artifactfs.model import sequence
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
     from artifactfs.content.rechunk import ReadAt
     from artifactfs.content.store import Store
     from artifactfs.registry.contract import Registry
-
-_BUFFER: Final = BATCH_BYTES + MAXIMUM  # a batch and what of the buffer before could not be cut yet
 
 
 class FileContent(msgspec.Struct, frozen=True):
@@ -53,6 +53,8 @@ class ContentWriter:
 
     def __init__(self, store: Store, registry: Registry, *, session: int | None) -> None:
         self._pipeline = Pipeline(store, registry, session)
+        self._limits = self._pipeline.limits
+        self._local = store.local
         self._cutter = Cutter()
         self._items: list[Item] = []
         self._items_bytes = 0
@@ -60,7 +62,7 @@ class ContentWriter:
         self._open = True
         self.bytes_read = 0
         self.progress: Callable[[], None] | None = None
-        """Called after every 8 MiB or 512 chunks, from the thread that uses the writer."""
+        """Called after every batch (8 MiB or 512 chunks), from the thread that uses the writer."""
 
     # -- content ---------------------------------------------------------------------------------------------------
 
@@ -134,6 +136,25 @@ class ContentWriter:
         self._add(Item(name, data, kind, 0))
         return name
 
+    def add_chunk(self, name: bytes, data: bytes, kind: int, file: int = 0) -> None:
+        """Store a chunk or node that another repository holds. Its bytes were checked against ``name`` by who read them.
+
+        Chunks of a large file come in order, with its number from :meth:`number_file`.
+        """
+        self._check()
+        self._add(Item(name, data, kind, file))
+
+    def number_file(self, size: int) -> int:
+        """A number for the chunks of a file that may get a pack of its own, or 0.
+
+        Only on a local disk, where it may be read as one object. Over a network each pack is one bounded, repeatable
+        request instead.
+        """
+        if size <= PACK_SIZE or not self._local:
+            return 0
+        self._files += 1
+        return self._files
+
     # -- life ------------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
@@ -205,11 +226,7 @@ class ContentWriter:
             data = bytes(memoryview(buffer)[:filled])
             self._pipeline.buffers.append(buffer)
             return self._add_single(data)
-        file = 0
-        if size > PACK_SIZE:
-            self._files += 1
-            file = self._files
-        return self._add_list(self._cut_pieces(buffer, filled, read_into, file))
+        return self._add_list(self._cut_pieces(buffer, filled, read_into, self.number_file(size)))
 
     def _cut_pieces(
         self, buffer: bytearray, filled: int, read_into: Callable[[memoryview], int], file: int
@@ -249,7 +266,7 @@ class ContentWriter:
     def _add(self, item: Item) -> None:
         self._items.append(item)
         self._items_bytes += len(item.data)
-        if self._items_bytes >= BATCH_BYTES or len(self._items) >= BATCH_CHUNKS:
+        if self._items_bytes >= self._limits.size or len(self._items) >= self._limits.chunks:
             self._hand_over()
 
     def _hand_over(self, buffer: bytearray | None = None) -> None:
@@ -264,7 +281,7 @@ class ContentWriter:
         try:
             return self._pipeline.buffers.pop()
         except IndexError:
-            return bytearray(_BUFFER)
+            return bytearray(self._limits.size + MAXIMUM)  # and what of the buffer before could not be cut yet
 
 
 def _fill(space: memoryview, read_into: Callable[[memoryview], int]) -> int:

@@ -54,6 +54,12 @@ class ArtifactRecord(msgspec.Struct, frozen=True):
     created: int  # nanoseconds since the epoch
     latest: int | None  # number of the version that the alias `latest` names
     versions: int  # living versions
+    next_number: int = 0  # given to the next version
+
+    @property
+    def deleted(self) -> int:
+        """How many versions were ever deleted, as numbers are given in order and never again."""
+        return self.next_number - self.versions
 
 
 class VersionRecord(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ reading the nodes on its path alone. The mount makes inode numbers of them and s
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import accumulate
@@ -186,6 +186,10 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     position: int
 
 
+ABOVE: Final = 16
+"""Nodes with nodes below them that :meth:`Trees.following` looks through: the depth of most trees, and more than once."""
+
+
 class Trees:
     """Reads directories by digest. ``fetch(digest)`` gives a node's verified bytes."""
 
@@ -195,6 +199,7 @@ class Trees:
         self._lock = Lock()
         self._held = 0
         self._nodes: OrderedDict[bytes, Leaf | Fork] = OrderedDict()
+        self._above: deque[Leaf | Fork] = deque(maxlen=ABOVE)  # latest last
 
     def node(self, digest: bytes) -> Leaf | Fork:
         """A decoded node, from the LRU or fetched."""
@@ -206,6 +211,8 @@ class Trees:
             return found
         decoded = TREE_SEQUENCE.decode(self._fetch(digest))
         found = Fork(decoded.branches) if decoded.level else Leaf(decoded.items)
+        if isinstance(found, Fork) or not isinstance(found.offsets, range):
+            self._above.append(found)
         with self._lock:
             if digest not in nodes:
                 nodes[digest] = found
@@ -213,6 +220,20 @@ class Trees:
                 while self._held > self._limit and len(nodes) > 1:
                     self._held -= _items_in(nodes.popitem(last=False)[1])
         return found
+
+    def following(self, digest: bytes) -> Iterator[bytes]:
+        """Nodes that a walk will ask for after this one: what comes next in the node above it, if that was read lately.
+
+        For a ``fetch`` that can have several at once. Those that are in memory are left out.
+        """
+        for node in reversed(self._above.copy()):
+            if isinstance(node, Fork):
+                below = [branch.digest for branch in node.branches]
+            else:
+                below = [entry.digest for entry in node.entries if isinstance(entry, DirEntry)]
+            if digest in below:
+                yield from (other for other in below[below.index(digest) + 1 :] if other not in self._nodes)
+                return
 
     def lookup(self, directory: bytes, name: str) -> Found | None:
         """The entry of a name in a directory, or None."""

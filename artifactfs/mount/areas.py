@@ -9,6 +9,7 @@ Threads: any. Each method takes the workspace's lock for its tables; trees are c
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -199,18 +200,33 @@ class Areas:
 
     def follow(self, area: Area, version: VersionRecord) -> list[Invalidation]:
         """Let an area without changes show a version, usually `latest`. One with changes keeps its base."""
+        if not self._behind(area, version) or self.is_dirty(area):
+            return []
+        self._warm(area, version.digest)
         with self._workspace.lock:
-            if not area.following or area.committing or self._inodes.areas.get(area.id) is not area:
-                return []
-            if area.base_digest == version.digest and area.base_number == version.number:
-                return []
-            if self._files.writing(area) or self.is_dirty(area):
+            if not self._behind(area, version) or self._files.writing(area) or self.is_dirty(area):
                 return []
             return self._restart(area, version, version.number)
+
+    def _behind(self, area: Area, version: VersionRecord) -> bool:
+        """Whether an area that follows shows another version."""
+        with self._workspace.lock:
+            if not area.following or area.committing or self._inodes.areas.get(area.id) is not area:
+                return False
+            return area.base_digest != version.digest or area.base_number != version.number
+
+    def _warm(self, area: Area, digest: bytes | None) -> None:
+        """Have the nodes in memory that :meth:`_restart` will read. Called without the lock, as it may wait for a store."""
+        with self._workspace.lock:
+            shown = self._root(area).digest
+        for root in (shown, digest):
+            if root is not None:
+                deque(islice(self._trees.scan(root), MAX_INVALIDATED), maxlen=0)
 
     def discard(self, area: Area) -> list[Invalidation]:
         """Back to the base. Conflict while files are open for writing, or a commit runs."""
         self._files.await_closing(area)
+        self._warm(area, area.base_digest)
         with self._workspace.lock:
             self._refuse_busy(area, "discard")
             base = _Shown(area.base_digest, area.base_created) if area.base_digest is not None else None
@@ -224,6 +240,7 @@ class Areas:
         Without ``following`` the area stays there when `latest` moves. Conflict as :meth:`discard`.
         """
         self._files.await_closing(area)
+        self._warm(area, version.digest if version is not None else None)
         with self._workspace.lock:
             self._refuse_busy(area, "stage")
             area.following = following
@@ -329,6 +346,7 @@ class Areas:
         What is no part of a version (modes, times, xattrs) is carried along with what changed, and given up elsewhere.
         """
         self._files.await_closing(area)
+        self._warm(area, version.digest)
         for attempt in range(ATTEMPTS + 1):
             if attempt == ATTEMPTS:
                 with self._workspace.lock:

@@ -8,6 +8,7 @@ point after which the version exists.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,19 +117,28 @@ def commit_area(
 
 
 def settle_pending(repository: Repository, staging: Staging, area: Area) -> None:
-    """Find out what became of a commit whose end this workspace has not seen (a kill, a lost reply)."""
+    """Find out what became of a commit whose end this workspace has not seen (a kill, a lost reply).
+
+    Unavailable when the registry cannot be asked: then the area stays as it is.
+    """
     pending = staging.pending(area)
     if pending is not None:
         # Only `latest` tells: an older version with the same contents may be older than the commit.
         latest = repository.registry.resolve(area.name, LATEST)
+        if not repository.registry.online:
+            raise Unavailable(
+                f"what became of the last commit of {area.name} is not known while the repository cannot be reached; "
+                "commit again when it can"
+            )
         landed = latest is not None and latest.digest == pending.digest
         staging.recover(area, latest if landed else None)
 
 
 def settle_all(repository: Repository, staging: Staging) -> None:
-    """Do so for every area: once, when a mount begins."""
+    """Do so for every area: once, when a mount begins. What cannot be asked now is settled by the next commit."""
     for name in staging.names():
-        settle_pending(repository, staging, staging.area(name, None))
+        with suppress(Unavailable):
+            settle_pending(repository, staging, staging.area(name, None))
 
 
 def _refusal(name: str, writers: list[tuple[str, int]]) -> Conflict:

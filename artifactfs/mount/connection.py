@@ -11,8 +11,6 @@ import errno
 import logging
 import os
 import threading
-from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 from artifactfs.mount.protocol import HEADER, OP_SLOTS, OUT_HEADER, Op
@@ -127,62 +125,3 @@ class Connection:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         os.dup2(null, self.fd, inheritable=False)
         os.close(null)
-
-
-class WaitingPool:
-    """Threads for requests that wait: one each, up to a bound, kept for a while when idle.
-
-    A queue in front of fewer threads would let stalled requests delay others; a thread that only waits costs some
-    tens of kilobytes. ``retire`` is called by each thread as it ends.
-    """
-
-    IDLE_SECONDS: Final = 30.0
-
-    def __init__(self, limit: int, retire: Callable[[], None]) -> None:
-        self._limit = limit
-        self._retire = retire
-        self._changed = threading.Condition()
-        self._jobs: deque[Callable[[], None]] = deque()
-        self._threads = 0
-        self._idle = 0
-        self._closed = False
-
-    def submit(self, job: Callable[[], None]) -> bool:
-        """Run ``job`` in a thread. False at once when all threads that there may be are waiting."""
-        with self._changed:
-            if self._idle > len(self._jobs):
-                self._jobs.append(job)
-                self._changed.notify()
-                return True
-            if self._closed or self._threads >= self._limit:
-                return False
-            self._threads += 1
-            self._jobs.append(job)
-        threading.Thread(target=self._run, name="fuse-waiting", daemon=True).start()
-        return True
-
-    def _next(self) -> Callable[[], None] | None:
-        with self._changed:
-            self._idle += 1
-            self._changed.wait_for(lambda: self._jobs or self._closed, self.IDLE_SECONDS)
-            self._idle -= 1
-            if self._jobs:
-                return self._jobs.popleft()
-            self._threads -= 1
-            self._changed.notify_all()
-            return None
-
-    def _run(self) -> None:
-        try:
-            while (job := self._next()) is not None:
-                job()
-                del job  # so that an idle thread keeps nothing of the last request alive
-        finally:
-            self._retire()
-
-    def drain(self, seconds: float) -> bool:
-        """Take no more; wait at most so long for what is running. True when nothing is."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-            return self._changed.wait_for(lambda: not self._threads, seconds)

@@ -29,7 +29,7 @@ from artifactfs.errors import ArtifactFSError, Unavailable, translate_os
 from artifactfs.mount import attach, control
 from artifactfs.mount.service import Plan, Service, Started
 
-READY_SECONDS: Final = 30.0
+READY_SECONDS: Final = 30.0  # and what a request of the repository may take
 STOP_SECONDS: Final = 10.0  # for a clean unmount and the end of running commands; then lazily and anyway
 LOG: Final = "daemon.log"
 LOG_BYTES: Final = 4 << 20  # then it becomes daemon.log.1, so that the log takes 8 MiB at most
@@ -38,8 +38,9 @@ _LOG_CHECK_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
 
 
-def launch(plan: Plan, *, seconds: float = READY_SECONDS) -> Started:
+def launch(plan: Plan) -> Started:
     """Start the process in the background; returns when its tree can be listed. Raises what kept it from starting."""
+    seconds = READY_SECONDS + plan.seconds
     log = _open_log(Path(plan.workspace))
     reader, writer = os.pipe()
     child = os.fork()

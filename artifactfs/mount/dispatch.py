@@ -3,7 +3,7 @@
 Used by ``kernel.py`` alone. The rule: a :class:`Dispatcher` thread reads a request, carries it out and replies itself,
 because handing a hot read to another thread costs 1.3-2 times as much. Only requests known beforehand to wait go to
 the pool: reads that the tree does not call ready, fsync and fsyncdir. Whatever else turns out to wait (a lookup that
-fetches a node) keeps its dispatcher, and ``kernel.py`` starts another in its place.
+fetches a node) keeps its dispatcher, and ``kernel.py`` starts others in its place.
 
 Threading: a dispatcher's buffers belong to its thread; everything shared is in :class:`Shared`, whose parts are safe.
 """
@@ -11,6 +11,7 @@ Threading: a dispatcher's buffers belong to its thread; everything shared is in 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
 import threading
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
-from artifactfs.mount.connection import WAITING, Connection, Payload, WaitingPool
+from artifactfs.mount.connection import WAITING, Connection, Payload
 from artifactfs.mount.contract import SET_GID, SET_MODE, SET_SIZE, SET_UID, Caller, SetAttr, Tree
 from artifactfs.mount.errnos import errno_of
 from artifactfs.mount.handles import ImplicitHandles, InUse, Listings
@@ -61,6 +62,7 @@ from artifactfs.mount.protocol import (
     pack_open,
     pack_statfs,
 )
+from artifactfs.mount.waiting import WaitingPool
 
 # Requests that change nothing can be given up: the killed process gets EINTR, the result is dropped when it comes. A
 # read or fsync only while it waits in the pool, which keeps its handle open until the thread has left.
@@ -121,8 +123,8 @@ class Dispatcher:
         self._shared = shared
         self._tree = shared.tree
         self._connection = shared.connection
-        self._buffer = bytearray(BUFFER)
-        self._view = memoryview(self._buffer)
+        # Mapped, so that of the many that stuck dispatchers hold only what requests were written to takes memory.
+        self._buffer = self._view = memoryview(mmap.mmap(-1, BUFFER))
         self._listing = bytearray(4096)
         self._handlers: list[Callable[[int, int, int], object] | None] = [None] * OP_SLOTS
         for op in Op:
@@ -330,13 +332,13 @@ class Dispatcher:
             self._tree.release(opened.fh)
 
     def _read(self, unique: int, node: int, size: int) -> None:
-        del node, size
+        del size
         fh, offset, length = READ_IN.unpack_from(self._buffer, BODY)
         tree = self._tree
         if tree.ready(fh, offset, length):
             self._connection.reply(unique, tree.read(fh, offset, length))
         else:
-            self._wait(unique, Op.READ, lambda: tree.read(fh, offset, length), fh)
+            self._wait(unique, Op.READ, node, lambda: tree.read(fh, offset, length), fh)
 
     def _read_unopened(self, unique: int, node: int, size: int) -> None:
         """READ of a file whose open was never sent: by a handle of our own."""
@@ -354,7 +356,7 @@ class Dispatcher:
             if tree.ready(fh, offset, length):
                 self._connection.reply(unique, read())
             else:
-                pooled = self._wait(unique, Op.READ, read, leave=lambda: implicit.leave(node))
+                pooled = self._wait(unique, Op.READ, node, read, leave=lambda: implicit.leave(node))
         finally:
             if not pooled:
                 implicit.leave(node)
@@ -381,14 +383,14 @@ class Dispatcher:
         self._connection.reply(unique)
 
     def _fsync(self, unique: int, node: int, size: int) -> None:
-        del node, size
+        del size
         fh, flags = FSYNC_IN.unpack_from(self._buffer, BODY)
 
         def fsync() -> Payload:
             self._tree.fsync(fh, bool(flags & FSYNC_FDATASYNC))
             return b""
 
-        self._wait(unique, Op.FSYNC, fsync, fh)
+        self._wait(unique, Op.FSYNC, node, fsync, fh)
 
     def _fallocate(self, unique: int, node: int, size: int) -> None:
         del node, size
@@ -459,7 +461,7 @@ class Dispatcher:
             self._tree.fsyncdir(node)
             return b""
 
-        self._wait(unique, Op.FSYNCDIR, fsync)
+        self._wait(unique, Op.FSYNCDIR, node, fsync)
 
     # Extended attributes: a size of 0 asks how long the value is.
 
@@ -496,14 +498,17 @@ class Dispatcher:
         self,
         unique: int,
         op: Op,
+        node: int,
         action: Callable[[], Payload],
         fh: int | None = None,
         leave: Callable[[], None] | None = None,
     ) -> bool:
         """Have the pool carry out ``action`` and reply; False when the reply (EBUSY or EINTR) has been made here.
 
-        EBUSY when too many wait: it passes, which EIO would not say, and EAGAIN is kept for non-blocking descriptors.
-        ``fh`` stays open until the action has ended, also when the kernel gives it up before.
+        A read that finds no place among those that wait is EBUSY: it passes, which EIO would not say, and programs that see
+        EAGAIN of a file try again at once and without end. An fsync, which waits for the local disk alone, is then carried out
+        here: refused, it would be taken for lost data. ``fh`` stays open until the action has ended, also when the kernel gives
+        it up before.
         """
         connection, in_use, tree = self._connection, self._shared.in_use, self._tree
         connection.inflight[unique] = op + WAITING
@@ -525,7 +530,10 @@ class Dispatcher:
                 if leave is not None:
                     leave()
 
-        if self._shared.pool.submit(job):
+        if self._shared.pool.submit(job, node):
+            return True
+        if op != Op.READ:
+            job()
             return True
         connection.error(unique, errno.EBUSY)
         if fh is not None and in_use.leave(fh):

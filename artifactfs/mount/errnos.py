@@ -23,6 +23,9 @@ from artifactfs.errors import (
     Unavailable,
 )
 
+DEEPEST: Final = 16
+"""Causes of causes that are looked through."""
+
 _logger = logging.getLogger(__name__)
 
 ERRNOS: Final[dict[type[ArtifactFSError], int]] = {
@@ -41,15 +44,15 @@ ERRNOS: Final[dict[type[ArtifactFSError], int]] = {
 def errno_of(exception: BaseException) -> int:
     """The positive errno that tells a caller of the file system about ``exception``.
 
-    An ``OSError`` keeps its number. ``Unavailable`` is ETIMEDOUT when a timeout caused it, else EIO. Anything
-    unforeseen is EIO and is logged with its traceback.
+    An ``OSError`` keeps its number. ``Unavailable`` is ETIMEDOUT when a timeout caused it, else EIO: a server that cannot be
+    reached, too. Anything unforeseen is EIO and is logged with its traceback.
     """
     if isinstance(exception, OSError) and exception.errno:
         return exception.errno
     if isinstance(exception, ArtifactFSError):
         if isinstance(exception, Unavailable):
             _logger.info("%s", exception)
-            if isinstance(exception.__cause__, TimeoutError):
+            if _timed_out(exception):
                 return errno.ETIMEDOUT
         elif isinstance(exception, (Integrity, Format)):
             _logger.error("%s", exception)
@@ -58,3 +61,13 @@ def errno_of(exception: BaseException) -> int:
                 return ERRNOS[kind]
     _logger.error("unexpected %s in a file system request", type(exception).__name__, exc_info=exception)
     return errno.EIO
+
+
+def _timed_out(error: BaseException) -> bool:
+    """Whether a timeout is at the bottom of an error. Libraries wrap it: ours, requests', urllib3's, the socket's."""
+    cause: BaseException | None = error
+    for _ in range(DEEPEST):
+        if cause is None or isinstance(cause, TimeoutError):
+            break
+        cause = cause.__cause__ or cause.__context__
+    return isinstance(cause, TimeoutError)

@@ -21,7 +21,7 @@ import msgspec
 from artifactfs.model.digest import format_digest
 from artifactfs.model.names import parse_version
 from artifactfs.model.records import VersionRecord
-from artifactfs.repository import Repository
+from artifactfs.mount.catalog import Catalog
 
 BLOCK: Final = 4096
 """Control files are of a multiple of so many bytes."""
@@ -30,8 +30,8 @@ BLOCK: Final = 4096
 class Explain:
     """Names and contents below ``.artifactfs/``; paths are relative to it, "" is the directory itself."""
 
-    def __init__(self, repository: Repository, status: Callable[[], dict[str, Any]]) -> None:
-        self._registry = repository.registry
+    def __init__(self, catalog: Catalog, status: Callable[[], dict[str, Any]]) -> None:
+        self._catalog = catalog
         self._status = status
         self.since = time.time_ns()
 
@@ -40,8 +40,9 @@ class Explain:
         if path == "":
             return ["info", "metrics", "status.json"]
         if path == "info":
-            return [artifact.name for artifact in self._registry.artifacts()]
-        return [f"v{version.number}.json" for version in self._registry.versions(path.partition("/")[2])]
+            return sorted(self._catalog.names())
+        series = self._catalog.series(path.partition("/")[2])
+        return [f"v{number}.json" for number in sorted(series.versions)] if series is not None else []
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file or directory."""
@@ -50,12 +51,13 @@ class Explain:
             return True
         if parts[0] != "info" or len(parts) > 3:
             return False
-        return self._registry.artifact(parts[1]) is not None if len(parts) == 2 else self._version(path) is not None
+        return parts[1] in self._catalog.names() if len(parts) == 2 else self._version(path) is not None
 
     def _version(self, path: str) -> VersionRecord | None:
         _, name, file = path.split("/")
         number = parse_version(file.removesuffix(".json")) if file.endswith(".json") else None
-        return self._registry.version(name, number) if number is not None else None
+        series = self._catalog.series(name)  # not its version(): this tells aliases, description and metadata too
+        return series.versions.get(number) if series is not None and number is not None else None
 
     def content(self, path: str) -> bytes | None:
         """A file's bytes now; None for a directory.
@@ -104,7 +106,7 @@ def _json(value: dict[str, Any]) -> bytes:
 
 
 def _metrics(status: dict[str, Any]) -> bytes:
-    lines: list[str] = []
+    lines = ["# TYPE artifactfs_online gauge", f"artifactfs_online {int(status.get('online', True))}"]
     for name, value in status.get("counts", {}).items():
         metric = f"artifactfs_{name}_total"
         lines.append(f"# TYPE {metric} counter")

@@ -50,6 +50,7 @@ from artifactfs.mount.contract import (
 from artifactfs.mount.errnos import errno_of
 from artifactfs.mount.handles import Listings
 from artifactfs.mount.protocol import BLOCK_SIZE, NAME_MAX
+from artifactfs.mount.waiting import WaitingRoom
 
 
 @contextlib.contextmanager
@@ -150,7 +151,7 @@ class _Operations:
     def __init__(self, tree: Tree, options: MountOptions, ready: Callable[[int | None], None]) -> None:
         self._tree = tree
         self._ready = ready
-        self._waiting = threading.Semaphore(options.max_waiting)
+        self._room = WaitingRoom(options.max_waiting)
         self._listings = Listings(tree)
         self._files = _OpenFiles()
         # Handle of ours -> node, and handle of the tree, which many open directories may share.
@@ -334,13 +335,14 @@ class _Operations:
         tree, fh = self._tree, fi.fh
         if tree.ready(fh, offset, size):
             return _joined(tree.read(fh, offset, size))
-        # libfuse has a thread for each request; half of them may wait, so that the others are never delayed.
-        if not self._waiting.acquire(blocking=False):
+        # libfuse has a thread for each request; half of them may wait to read, so that the others are never delayed.
+        node = self._files.node(fh)
+        if not self._room.enter(node):
             raise OSError(errno.EBUSY, "too many reads are waiting")
         try:
             return _joined(tree.read(fh, offset, size))
         finally:
-            self._waiting.release()
+            self._room.leave(node)
 
     def write(self, _path: str | None, data: bytes, offset: int, fi: Any) -> int:
         return self._tree.write(fi.fh, offset, memoryview(data))

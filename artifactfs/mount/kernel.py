@@ -55,7 +55,7 @@ from artifactfs.mount.protocol import (
 # stalled reads delayed a stat by 17 s. The kernel lowers it for users when memory is small.
 MAX_BACKGROUND: Final = 4096
 TICK_SECONDS: Final = 0.1  # a dispatcher that was in one request at two ticks is replaced
-MAX_REPLACED: Final = 256  # dispatchers that are stuck at the same time; past that, requests queue in the kernel
+STUCK_TICK_SECONDS: Final = 0.02  # as long as any is
 DRAIN_SECONDS: Final = 5.0  # what serve() grants requests that still wait when the mount has gone
 
 # ATOMIC_O_TRUNC: O_TRUNC arrives with the open, so that there is no moment of an opened, untruncated file.
@@ -220,19 +220,25 @@ class KernelMount:
         return self._all_ended.is_set()
 
     def _watch(self) -> None:
-        """Start a dispatcher in place of each that is stuck in a request, so that none ever delays the others."""
+        """Start dispatchers in place of those that are stuck in a request, so that none ever delays the others.
+
+        When all are stuck, as many as there are: lookups that wait come by the hundred (a program for each file), each takes a
+        dispatcher, and to replace one by one would take a tick for every two of them. What was not needed ends afterwards.
+        """
         connection = self._connection
         if connection is None:
             return
         seen: dict[Dispatcher, int] = {}
-        while not connection.gone.wait(TICK_SECONDS):
+        stuck: set[Dispatcher] = set()
+        while not connection.gone.wait(STUCK_TICK_SECONDS if stuck else TICK_SECONDS):
             with self._lock:
                 dispatchers = list(self._dispatchers)
-            stuck = [each for each in dispatchers if each.serial % 2 and seen.get(each) == each.serial]
-            replaced = sum(each.replaced for each in dispatchers)
-            for each in stuck:
-                if not each.replaced and replaced < MAX_REPLACED:
-                    self._start_dispatcher()
-                    each.replaced = True
-                    replaced += 1
+            stuck = {each for each in dispatchers if each.serial % 2 and seen.get(each) == each.serial}
+            fresh = [each for each in stuck if not each.replaced]
+            free = [each for each in dispatchers if not each.replaced and each not in stuck]
+            room = max(0, self._options.max_waiting - len(dispatchers))
+            for _ in range(min(room, len(fresh) if free else len(stuck))):
+                self._start_dispatcher()
+            for each in fresh[:room] + ([] if stuck else free[max(1, self._options.threads) :]):
+                each.replaced = True
             seen = {each: each.serial for each in dispatchers}

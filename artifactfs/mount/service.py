@@ -16,12 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import msgspec
 
 from artifactfs import __version__
-from artifactfs.errors import Conflict, NotFound, ReadOnly
+from artifactfs.errors import ArtifactFSError, Conflict, NotFound, ReadOnly
 from artifactfs.model.names import Address, check_name
 from artifactfs.model.tree import Change, DirEntry, size_of
 from artifactfs.mount.areas import Invalidation
@@ -35,13 +35,19 @@ from artifactfs.mount.view import View
 from artifactfs.mount.workspace import Workspace
 from artifactfs.repository import Progress, Repository
 
+if TYPE_CHECKING:
+    from artifactfs.content.cache import CacheSettings
+
 LOCK_SECONDS: Final = 5.0  # for a process that was unmounted by hand to let its workspace go
 COMMIT_SECONDS: Final = 60.0  # that the end of the process waits for a running commit
 _BATCH: Final = 1000  # changes in a line of the socket
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to mount where. ``mountpoint`` is as :func:`attach.resolve` gives it; ``workspace`` is made when absent."""
+    """What to mount where. ``mountpoint`` is as :func:`attach.resolve` gives it; ``workspace`` is made when absent.
+
+    ``cache`` and ``seconds`` (the bound of every request) are for a repository on another machine.
+    """
 
     repository: str
     project: str
@@ -51,6 +57,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     allow_other: bool = False
     pins: dict[str, int] = {}
     binding: str = "kernel"
+    cache: CacheSettings | None = None
+    seconds: float = 30.0
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -97,6 +105,9 @@ class Service:
         _keep_freed_memory()
         with contextlib.ExitStack() as resources:
             self._repository = resources.enter_context(self._open())
+            # A server that cannot be reached must have been seen before: then what it said to these two questions is remembered.
+            self._repository.registry.revision()
+            self._repository.registry.artifacts()
             for name, number in self._plan.pins.items():
                 self._repository.resolve(Address(None, name, f"v{number}"))
             self._staging = (
@@ -145,7 +156,7 @@ class Service:
     def _open(self) -> Repository:
         plan = self._plan
         try:
-            return Repository.open(plan.repository, project=plan.project)
+            return Repository.open(plan.repository, project=plan.project, cache=plan.cache, seconds=plan.seconds)
         except NotFound:
             repository = Repository.open_or_create(plan.repository, project=plan.project)
             self.created = True
@@ -191,6 +202,7 @@ class Service:
     def brief_status(self) -> dict[str, Any]:
         """What ``.artifactfs/status.json`` says; cheap, as it is asked by requests of the mount."""
         plan = self._plan
+        outage, cache = self._view.outage(), plan.cache
         return {
             "pid": os.getpid(),
             "version": __version__,
@@ -198,12 +210,14 @@ class Service:
             "project": plan.project,
             "mountpoint": plan.mountpoint,
             "workspace": plan.workspace,
-            "online": True,
+            "online": outage is None,
+            **({} if outage is None else {"offline_since": _iso(outage.since), "offline_reason": outage.reason}),
             "since": self._since.isoformat(timespec="seconds"),
             "read_only": plan.read_only,
             "allow_other": plan.allow_other,
             "pins": plan.pins,
             "binding": plan.binding,
+            **({} if cache is None else {"cache": str(cache.directory)}),
             "counts": {
                 "requests": self._binding.counts,
                 **self._view.counters(),
@@ -229,8 +243,12 @@ class Service:
 
     def _area_status(self, name: str) -> dict[str, Any]:
         staging = self._writable()
-        status = staging.status(staging.area(name, None))
-        base = None if status.base is None else f"v{status.base}"
+        area = staging.area(name, None)
+        base = None if area.base_number is None else f"v{area.base_number}"
+        try:
+            status = staging.status(area)
+        except ArtifactFSError:  # what the changes are compared with cannot be had now
+            return {"name": name, "base": base, "changes": None, "local_bytes": None}
         return {"name": name, "base": base, "changes": status.changed, "local_bytes": status.local_bytes}
 
     def _may_unmount(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
@@ -323,6 +341,10 @@ class Service:
         """Make the kernel forget what staging showed, before the command replies."""
         self._view.notify(stale)
         self._view.forget_staging(name)
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _base_of(area: Area) -> dict[str, Any]:

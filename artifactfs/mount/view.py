@@ -25,20 +25,21 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from threading import Event, Lock, Thread
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from artifactfs.content.reader import FileReader
-from artifactfs.errors import ArtifactFSError, InvalidInput
+from artifactfs.errors import ArtifactFSError, InvalidInput, Unavailable
 from artifactfs.model.digest import DATA, digest, format_digest
 from artifactfs.model.names import CONTROL_DIRECTORY, STAGING, check_name, parse_version
 from artifactfs.model.records import VersionRecord
 from artifactfs.model.tree import DirEntry, Entry, FileEntry, Found, LinkEntry, size_of
-from artifactfs.mount.catalog import Catalog, Series
+from artifactfs.mount.catalog import Catalog
 from artifactfs.mount.contract import FOREVER, ROOT, Attr, Caller, Data, Notifier, Opened, SetAttr, StatFS
 from artifactfs.mount.explain import Explain
+from artifactfs.mount.follower import Follower, Outage
 from artifactfs.repository import Repository
 
 if TYPE_CHECKING:
@@ -53,9 +54,6 @@ NUMBER_MASK: Final = (1 << VERSION_SHIFT) - 1
 VERSION_MASK: Final = (1 << (SPACE_SHIFT - VERSION_SHIFT)) - 1
 _HASH_MASK: Final = (1 << SPACE_SHIFT) - 1
 
-WATCH_SECONDS: Final = 0.5
-"""How often the registry is asked whether anything changed: deleted names vanish and clean staging follows within this time.
-New names and moved aliases do not wait for it, they are never cached."""
 SERIES_ATTR_SECONDS: Final = 1.0
 MAX_ERRORS: Final = 1000
 """Files whose last error is remembered."""
@@ -126,7 +124,8 @@ class View:
         self._staging = staging
         self._uid = uid
         self._gid = gid
-        self._explain = Explain(repository, status)
+        self._explain = Explain(self._catalog, status)
+        self._follower = Follower(repository.registry, self.refresh)
         self.notifier: Notifier | None = None
         self._specials: dict[int, _Special] = {}
         self._handles: dict[int, _OpenFile | bytes] = {}
@@ -136,22 +135,20 @@ class View:
         self._counters = Lock()
         self._reads = 0
         self._bytes = 0
-        self._stop = Event()
-        self._watcher: Thread | None = None
-        self._followed = -1
 
     # -- life ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to watch the registry. Call once the notifier is set and the mount stands."""
-        self._watcher = Thread(target=self._watch, name="view-watch", daemon=True)
-        self._watcher.start()
+        """Begin to follow the registry. Call once the notifier is set and the mount stands."""
+        self._follower.start()
 
     def stop(self) -> None:
-        """End watching; returns when the thread is gone."""
-        self._stop.set()
-        if self._watcher is not None:
-            self._watcher.join(10)
+        """End following: nothing is told to the kernel or to staging any more."""
+        self._follower.stop()
+
+    def outage(self) -> Outage | None:
+        """Since when and why the registry cannot be reached; None while it answers."""
+        return self._follower.outage()
 
     def counters(self) -> dict[str, int]:
         """Reads answered, bytes served and bytes fetched from the Store since the mount began."""
@@ -159,27 +156,27 @@ class View:
         with self._counters:
             return {"reads": self._reads, "bytes_served": self._bytes, "bytes_fetched": fetched}
 
-    def _watch(self) -> None:
-        while not self._stop.wait(WATCH_SECONDS):
-            try:
-                self.refresh()
-            except (ArtifactFSError, OSError):
-                continue  # the registry is busy or damaged: requests say so; look again in half a second
+    def refresh(self, returned: bool = False) -> None:
+        """Bring the kernel up to date: names that vanished are forgotten, clean staging follows `latest`.
 
-    def refresh(self) -> None:
-        """Bring the kernel up to date: names that vanished are forgotten, clean staging follows `latest`."""
-        if self._repository.registry.revision() == self._followed:
-            return
-        revision, artifacts, versions = self._catalog.update()
-        for name in artifacts:
+        ``returned``: the registry could not be reached until now.
+        """
+        if returned:
+            self._catalog.doubt()
+        vanished = self._catalog.vanished()
+        for name in vanished.artifacts:
             if not self._has_area(name):
                 self._forget_name(ROOT, name.encode())
-        for name, number in versions:
+        for name, number in vanished.versions:
             self._forget_name(self._special(_Special("artifact", name)), f"v{number}".encode())
-        if self._staging is not None:
-            for name in self._staging.names():
+        failed: ArtifactFSError | OSError | None = None
+        for name in self._staging.names() if self._staging is not None else ():
+            try:
                 self.follow(name)
-        self._followed = revision
+            except (ArtifactFSError, OSError) as error:
+                failed = error  # of one artifact; the others follow
+        if failed is not None:
+            raise failed
 
     def follow(self, name: str) -> None:
         """Let the clean staging of an artifact start from its present `latest`, and tell the kernel."""
@@ -269,18 +266,19 @@ class View:
 
     def _series_attr(self, name: str) -> Attr:
         node = self._special(_Special("artifact", name))
-        when = self._catalog.names().get(name, self._explain.since)
+        artifact = self._catalog.names().get(name)
+        when = artifact.created if artifact is not None else self._explain.since
         return self._plain(node, _DIRECTORY, 0, when, FOREVER, SERIES_ATTR_SECONDS)
 
     def _version_attr(self, record: VersionRecord) -> Attr:
         node = VERSION << SPACE_SHIFT | record.id << VERSION_SHIFT
         return self._plain(node, _DIRECTORY, 0, record.created, FOREVER, FOREVER)
 
-    def _alias_attr(self, name: str, alias: str, series: Series) -> Attr:
+    def _alias_attr(self, name: str, alias: str, number: int) -> Attr:
         node = self._special(_Special("alias", name, alias))
-        target = series.versions.get(series.aliases[alias])
+        target = self._catalog.version(name, number)
         when = target.created if target is not None else self._explain.since
-        return self._plain(node, _LINK, len(f"v{series.aliases[alias]}"), when, 0.0, 0.0)
+        return self._plain(node, _LINK, len(f"v{number}"), when, 0.0, 0.0)
 
     def _control_attr(self, path: str) -> Attr:
         node = self._special(_Special("control", "", path))
@@ -334,14 +332,13 @@ class View:
             raise _fail(errno.ENOENT)
         if text == STAGING and self._staging is not None:
             return self._staging_attr(name)
-        series = self._catalog.series(name)
-        if series is None:
-            raise _fail(errno.ENOENT)
         number = parse_version(text)
-        if number is not None and number in series.versions:
-            return self._version_attr(series.versions[number])
-        if text in series.aliases:
-            return self._alias_attr(name, text, series)
+        if number is None:
+            number = self._catalog.target(name, text)
+            if number is not None:
+                return self._alias_attr(name, text, number)
+        elif (record := self._catalog.version(name, number)) is not None:
+            return self._version_attr(record)
         raise _fail(errno.ENOENT)
 
     def _known(self, node: int) -> _Special:
@@ -372,10 +369,10 @@ class View:
                 raise _fail(errno.ENOENT)
             return self._series_attr(special.name)
         if special.kind == "alias":
-            series = self._catalog.series(special.name)
-            if series is None or special.path not in series.aliases:
+            number = self._catalog.target(special.name, special.path)
+            if number is None:
                 raise _fail(errno.ENOENT)
-            return self._alias_attr(special.name, special.path, series)
+            return self._alias_attr(special.name, special.path, number)
         if not self._explain.exists(special.path):
             raise _fail(errno.ENOENT)
         return self._control_attr(special.path)
@@ -393,8 +390,7 @@ class View:
         special = self._known(node)
         if special.kind != "alias":
             raise _fail(errno.EINVAL)
-        series = self._catalog.series(special.name)
-        number = series.aliases.get(special.path) if series is not None else None
+        number = self._catalog.target(special.name, special.path)
         if number is None:
             raise _fail(errno.ENOENT)
         return f"v{number}".encode()
@@ -460,7 +456,7 @@ class View:
                 for number in sorted(series.versions):
                     yield f"v{number}".encode(), self._version_attr(series.versions[number])
                 for alias in sorted(series.aliases):
-                    yield alias.encode(), self._alias_attr(special.name, alias, series)
+                    yield alias.encode(), self._alias_attr(special.name, alias, series.aliases[alias])
             if self._staging is not None:
                 yield STAGING.encode(), self._staging_attr(special.name)
             return
@@ -535,8 +531,13 @@ class View:
     def _complain(self, node: int, error: ArtifactFSError) -> None:
         """Say in the log, and in ``user.artifactfs.last_error``, which file could not be read and why."""
         record = self._record(node)
-        trail = self._trees.trail(record.digest, node & NUMBER_MASK)
-        _logger.error("%s/%s: %s", record.name, "/".join(found.entry.name for found in trail), error)
+        try:
+            trail = self._trees.trail(record.digest, node & NUMBER_MASK)
+            path = "/".join(found.entry.name for found in trail)
+        except ArtifactFSError:
+            path = f"entry {node & NUMBER_MASK}"  # the directories cannot be read either
+        level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
+        _logger.log(level, "%s/%s: %s", record.name, path, error)
         self._errors[node] = str(error)
         if len(self._errors) > MAX_ERRORS:
             self._errors.pop(next(iter(self._errors)), None)
@@ -689,23 +690,22 @@ class View:
         special = self._specials.get(node)
         if special is None or special.kind == "control":
             return {}
-        artifact = {"artifact": special.name.encode()}
-        series = self._catalog.series(special.name)
-        if series is None:
-            return artifact
+        names = {"artifact": special.name.encode()}
         if special.kind == "artifact":
-            return artifact | ({"type": series.latest.type.encode()} if series.latest is not None else {})
-        number = series.aliases.get(special.path)
-        target = series.versions.get(number) if number is not None else None
-        return _version_xattrs(target) if target is not None else artifact
+            artifact = self._catalog.names().get(special.name)
+            return names | ({"type": artifact.type.encode()} if artifact is not None else {})
+        series = self._catalog.series(special.name)
+        number = series.aliases.get(special.path) if series is not None else None
+        target = series.versions.get(number) if series is not None and number is not None else None
+        return _version_xattrs(target) if target is not None else names
 
     # -- Tree: the rest --------------------------------------------------------------------------------------------
 
     def statfs(self, node: int) -> StatFS:
-        """The numbers of the disk that staging grows on, or else of the repository's."""
+        """The numbers of the disk that staging grows on, or else of the repository's or its cache's."""
         if self._staging is not None:
             return self._staging.statfs(node)
-        numbers = os.statvfs(self._repository.location)
+        numbers = os.statvfs(self._repository.disk)
         return StatFS(
             numbers.f_frsize, numbers.f_blocks, numbers.f_bfree, numbers.f_bavail, numbers.f_files, numbers.f_ffree
         )

@@ -29,13 +29,26 @@ class Registry(Protocol):
     def project(self) -> str:
         """Name of the project that all calls are bounded by."""
 
+    @property
+    def online(self) -> bool:
+        """Whether the registry answered when last asked; a local one always does. What is read offline is remembered."""
+
     def close(self) -> None:
-        """Release connections. Idempotent."""
+        """Release connections. Idempotent. Ends a :meth:`changed` that waits."""
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def revision(self) -> int:
-        """A number that rises, in commit order, with every visible change of the project. Cheap: called per lookup."""
+        """A number that rises, in commit order, with every visible change of the project. Cheap: called per lookup.
+
+        Over a network it is answered from memory while a :meth:`changed` keeps that memory fresh.
+        """
+
+    def changed(self, after: int, *, seconds: float) -> int:
+        """Wait until the revision is another than ``after``, at most ``seconds``; returns the present one.
+
+        How changes made elsewhere are followed, by one thread at a time. Unavailable when the registry cannot be reached.
+        """
 
     def artifacts(self) -> list[ArtifactRecord]:
         """All artifacts that have a living version, sorted by name."""

@@ -1,6 +1,6 @@
 """Refuses network file systems, on which SQLite's locks and shared memory do not hold.
 
-Used before a registry or a workspace is opened. Pure but for reading ``/proc/self/mountinfo``; safe from any thread. Where
+Used before a registry, a workspace or a cache is opened. Pure but for reading ``/proc/self/mountinfo``; safe from any thread. Where
 there is no such file (not Linux) nothing is refused.
 
 Why: SQLite's write-ahead log needs memory shared by all its processes and locks that are believed
@@ -71,6 +71,9 @@ _NETWORK_FUSE: Final = (
 )
 
 
+SHARE_INSTEAD: Final = "Choose a directory on a local disk, or share the repository with `artifactfs serve`"
+
+
 class Mounted(NamedTuple):
     """One line of mountinfo: ``point`` is where ``kind`` is mounted, over the mount ``parent``."""
 
@@ -80,11 +83,13 @@ class Mounted(NamedTuple):
     kind: str
 
 
-def refuse_network_filesystem(path: str | os.PathLike[str], *, what: str, mountinfo: str | None = None) -> None:
+def refuse_network_filesystem(
+    path: str | os.PathLike[str], *, what: str, instead: str = SHARE_INSTEAD, mountinfo: str | None = None
+) -> None:
     """Raise InvalidInput when ``path``, which need not exist yet, lies on a network file system.
 
-    ``what`` names the thing for the message ("the registry"). ``mountinfo`` is the text of ``/proc/self/mountinfo``; by
-    default it is read.
+    ``what`` names the thing for the message ("the registry"), ``instead`` says what to do. ``mountinfo`` is the text of
+    ``/proc/self/mountinfo``; by default it is read.
     """
     if mountinfo is None:
         try:
@@ -97,8 +102,7 @@ def refuse_network_filesystem(path: str | os.PathLike[str], *, what: str, mounti
     called = network_name(kind)
     if called is not None:
         raise InvalidInput(
-            f"{what} cannot lie on a network file system ({called}): {place}; SQLite's locks do not hold there. "
-            f"Choose a directory on a local disk, or share the repository with `artifactfs serve`"
+            f"{what} cannot lie on a network file system ({called}): {place}; SQLite's locks do not hold there. {instead}"
         )
 
 

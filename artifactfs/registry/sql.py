@@ -8,10 +8,12 @@ happens in them is its neighbours': :mod:`~artifactfs.registry.versions` (readin
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Event
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, select, update
@@ -25,6 +27,9 @@ from artifactfs.registry.chunks import ChunkIndex, check_pack
 from artifactfs.registry.consistency import breaches
 from artifactfs.registry.schema import project
 from artifactfs.registry.sqlite import BUSY_SECONDS, SQLiteDatabase
+
+LOOK_SECONDS: Final = 0.25
+"""How often a waiting :meth:`SQLRegistry.changed` looks."""
 
 _FIND_PROJECT: Final = select(project.c.id).where(project.c.name == bindparam("called"))
 _RAISE_REVISION: Final = update(project).where(project.c.id == bindparam("of")).values(revision=project.c.revision + 1)
@@ -52,6 +57,7 @@ class SQLRegistry:
         self._clock = clock
         self._database = SQLiteDatabase(path, create=create, seconds=seconds)
         self._chunks = ChunkIndex(self._database)
+        self._closed = Event()
         self._number = _NO_PROJECT  # the project's id, once it is there; then it stays
 
     @property
@@ -59,8 +65,21 @@ class SQLRegistry:
         """Name of the project that all calls are bounded by."""
         return self._name
 
+    @property
+    def online(self) -> bool:
+        """Always: it is a file of this machine."""
+        return True
+
+    def of_project(self, name: str) -> SQLRegistry:
+        """The registry of another project of this database, on the same connections: closing one closes all. Costs nothing."""
+        other = copy.copy(self)
+        other._name = check_name(name)
+        other._number = _NO_PROJECT
+        return other
+
     def close(self) -> None:
         """Release connections. Idempotent."""
+        self._closed.set()
         self._database.close()
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -68,6 +87,15 @@ class SQLRegistry:
     def revision(self) -> int:
         """A number that rises, in commit order, with every visible change of the project. 3 us; 0 before the first."""
         return self._database.revision(self._name)
+
+    def changed(self, after: int, *, seconds: float) -> int:
+        """Wait until the revision is another than ``after``, at most ``seconds``; returns the present one."""
+        deadline = time.monotonic() + seconds
+        # Another process may have changed it, which a file does not tell: a look costs 3 us.
+        while (present := self.revision()) == after and (left := deadline - time.monotonic()) > 0:
+            if self._closed.wait(min(left, LOOK_SECONDS)):
+                break
+        return present
 
     def artifacts(self) -> list[ArtifactRecord]:
         """All artifacts that have a living version, sorted by name."""

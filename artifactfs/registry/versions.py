@@ -75,9 +75,9 @@ _LIVING: Final = (
     .where(version.c.artifact == artifact.c.id, version.c.deleted.is_(None))
     .scalar_subquery()
 )
-_ARTIFACTS: Final = select(artifact.c.id, artifact.c.name, artifact.c.type, artifact.c.created, _LATEST, _LIVING).where(
-    artifact.c.project == bindparam("project")
-)
+_ARTIFACTS: Final = select(
+    artifact.c.id, artifact.c.name, artifact.c.type, artifact.c.created, _LATEST, _LIVING, artifact.c.next_number
+).where(artifact.c.project == bindparam("project"))
 _ARTIFACT: Final = _ARTIFACTS.where(artifact.c.name == bindparam("name"))
 
 

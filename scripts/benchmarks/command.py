@@ -13,7 +13,8 @@ from benchmarks import machine, plan, report, workbench
 
 REPEATS = 5
 DESCRIPTION = """\
-Measures ArtifactFS beside the local disk, in one run, and prints ratios: medians of interleaved repeats, with their spread.
+Measures ArtifactFS beside the local disk, and over a slow network beside what else fetches the same bytes, in one run: medians of
+interleaved repeats, with their spread.
 What is measured and how: `artifactfs help performance`.
 """
 
@@ -22,7 +23,11 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=DESCRIPTION)
     parser.add_argument("--quick", action="store_true", help="small sizes and one repeat: shows that it works, no more")
     parser.add_argument(
-        "--only", nargs="+", metavar="ROW", choices=list(plan.BENCHMARKS), help="these alone; see --list"
+        "--only",
+        nargs="+",
+        metavar="ROW",
+        choices=[*plan.BENCHMARKS, *plan.GROUPS],
+        help="these alone (see --list), or all of `local` or `network`",
     )
     parser.add_argument("--list", action="store_true", help="name the benchmarks and end")
     parser.add_argument("--repeat", type=int, metavar="N", help="repeats of each (default 5, with --quick 1)")
@@ -55,6 +60,10 @@ def main() -> int:
         for name, benchmark in plan.BENCHMARKS.items():
             print(f"{name:<18} {(benchmark.__doc__ or '').splitlines()[0]}")
         return 0
+    names = plan.named(chosen.only or plan.GROUPS)
+    if not set(plan.GROUPS["network"]).isdisjoint(names) and shutil.which("curl") is None:
+        print("scripts/bench: curl is needed: install it, or use --only local", file=sys.stderr)
+        return 1
     sizes = workbench.QUICK if chosen.quick else workbench.FULL
     free = shutil.disk_usage(chosen.dir).free
     if free < sizes.needed:
@@ -69,7 +78,8 @@ def main() -> int:
     facts = machine.describe(chosen.dir)
     repeat = chosen.repeat or (1 if chosen.quick else REPEATS)
     with workbench.Workbench(chosen.dir, sizes, repeat=repeat, binding=chosen.binding) as bench:
-        results = plan.run(bench, chosen.only or list(plan.BENCHMARKS))
+        results = plan.run(bench, names)
+        facts.update(bench.notes)
     facts["load average at the end"] = machine.load()
     document = report.document(results, machine=facts, quick=chosen.quick, repeat=repeat, binding=chosen.binding)
     if chosen.json is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from benchmarks import reading, scale, writing
-from benchmarks.results import Result
+from benchmarks import network, reading, scale, writing
+from benchmarks.results import NETWORK, Result
 from benchmarks.workbench import Workbench, say
 
 BENCHMARKS: dict[str, Callable[[Workbench], Iterator[Result]]] = {
@@ -22,7 +22,22 @@ BENCHMARKS: dict[str, Callable[[Workbench], Iterator[Result]]] = {
     "write-pages": writing.write_pages,
     "write-small": writing.write_small,
     "first-listing": scale.first_listing,
+    "network-sequential": network.sequential,
+    "network-tar": network.tar,
+    "network-put": network.put,
+    "network-first": network.first,
+    "network-again": network.again,
+    "network-change": network.change,
 }
+GROUPS = {
+    "local": [name for name in BENCHMARKS if not name.startswith(NETWORK)],
+    "network": [name for name in BENCHMARKS if name.startswith(NETWORK)],
+}
+
+
+def named(words: Iterable[str]) -> list[str]:
+    """The benchmarks that names and names of groups stand for, each once."""
+    return list(dict.fromkeys(name for word in words for name in GROUPS.get(word, [word])))
 
 
 def run(bench: Workbench, names: Iterable[str]) -> list[Result]:

@@ -13,16 +13,21 @@ import time
 PAGE = 4096
 
 
+def places(size: int, count: int) -> list[int]:
+    """The offsets that are read of a file of ``size`` bytes: always the same."""
+    generator = random.Random(7)
+    return [generator.randrange(size // PAGE) * PAGE for _ in range(count)]
+
+
 def main() -> None:
     path, count = sys.argv[1], int(sys.argv[2])
     descriptor = os.open(path, os.O_RDONLY)
-    pages = os.fstat(descriptor).st_size // PAGE
-    generator = random.Random(7)
-    offsets = [generator.randrange(pages) * PAGE for _ in range(count)]
+    offsets = places(os.fstat(descriptor).st_size, count)
     begin = time.perf_counter()
     for offset in offsets:
         os.pread(descriptor, PAGE, offset)
     print(time.perf_counter() - begin)
 
 
-main()
+if __name__ == "__main__":
+    main()

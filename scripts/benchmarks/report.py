@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.results import DIFFERENCE, RATIO, Result, Row
+from benchmarks.results import DIFFERENCE, NETWORK, RATIO, Result, Row
 
 FORMAT = 1
 _HEAD = ("work", "data", "local disk", "ArtifactFS", "daemon CPU", "ratio", "spread", "goal", "met")
-_LEFT = frozenset({"work", "data", "what", "note"})
-_KINDS = {"bytes", "requests"}
+_NETWORK_HEAD = (
+    "work at 20 ms",
+    "curl",
+    "ArtifactFS",
+    "daemon CPU",
+    "ratio",
+    "spread",
+    "goal",
+    "met",
+    "rclone mount",
+    "ahead",
+)
+_FACTS_HEAD = ("what", "value", "at most", "met", "note")
+_LEFT = frozenset({"work", "work at 20 ms", "data", "what", "note"})
+_VERDICT = {True: "yes", False: "NO", None: ""}
 
 
 def document(results: Sequence[Result], *, machine: dict[str, str], **run: Any) -> dict[str, Any]:
@@ -27,9 +40,7 @@ def document(results: Sequence[Result], *, machine: dict[str, str], **run: Any) 
 
 def text(document: dict[str, Any]) -> str:
     """Aligned tables."""
-    parts = [_aligned(_HEAD, list(map(_row, document["rows"])))] if document["rows"] else []
-    if document["facts"]:
-        parts.append(_aligned(("what", "value", "at most", "met", "note"), list(map(_fact, document["facts"]))))
+    parts = [_aligned(head, rows) for head, rows in _tables(document)]
     parts.append("\n".join(f"{name}: {value}" for name, value in document["machine"].items()))
     parts.append(_how(document))
     return "\n\n".join(parts)
@@ -39,11 +50,19 @@ def markdown(document: dict[str, Any]) -> str:
     """The same as Markdown tables."""
     parts = [_how(document)]
     parts.append("; ".join(f"{name}: {value}" for name, value in document["machine"].items()) + ".")
-    if document["rows"]:
-        parts.append(_pipes(_HEAD, list(map(_row, document["rows"]))))
-    if document["facts"]:
-        parts.append(_pipes(("what", "value", "at most", "met", "note"), list(map(_fact, document["facts"]))))
+    parts += [_pipes(head, rows) for head, rows in _tables(document)]
     return "\n\n".join(parts)
+
+
+def _tables(document: dict[str, Any]) -> Iterator[tuple[Sequence[str], list[Sequence[str]]]]:
+    """Heads and lines: of what is measured beside the local disk, then of what is measured over the network."""
+    for network in (False, True):
+        rows = [row for row in document["rows"] if row["id"].startswith(NETWORK) == network]
+        if rows:
+            yield (_NETWORK_HEAD, list(map(_network_row, rows))) if network else (_HEAD, list(map(_row, rows)))
+        facts = [fact for fact in document["facts"] if fact["id"].startswith(NETWORK) == network]
+        if facts:
+            yield _FACTS_HEAD, list(map(_fact, facts))
 
 
 def _how(document: dict[str, Any]) -> str:
@@ -52,30 +71,37 @@ def _how(document: dict[str, Any]) -> str:
     return f"Seconds, {repeats}, spread from least to most; binding {document['binding']}{quick}."
 
 
-def _row(row: dict[str, Any]) -> tuple[str, ...]:
+def _row(row: dict[str, Any]) -> Sequence[str]:
+    return (row["work"], row["data"], *_measured(row))
+
+
+def _network_row(row: dict[str, Any]) -> Sequence[str]:
+    return (row["work"], *_measured(row), _median(row["peer"]), _VERDICT[row["ahead"]])
+
+
+def _measured(row: dict[str, Any]) -> Sequence[str]:
     unit = "x" if row["measure"] == RATIO else " s"
     sign = "+" if row["measure"] == DIFFERENCE else ""
-    met = {True: "yes", False: "NO", None: ""}[row["met"]]
     return (
-        row["work"],
-        row["data"],
-        _seconds(median(row["local"])) if row["local"] else "",
-        _seconds(median(row["ours"])),
-        _seconds(median(row["processor"])) if row["processor"] else "",
+        _median(row["local"]),
+        _median(row["ours"]),
+        _median(row["processor"]),
         f"{row['value']:{sign}.2f}{unit}",
         f"{row['low']:{sign}.2f} to {row['high']:{sign}.2f}",
         f"{row['goal']:g}{unit}" if row["goal"] is not None else "",
-        met,
+        _VERDICT[row["met"]],
     )
 
 
-def _fact(fact: dict[str, Any]) -> tuple[str, ...]:
-    met = {True: "yes", False: "NO", None: ""}[fact["met"]]
+def _fact(fact: dict[str, Any]) -> Sequence[str]:
     limit = "" if fact["limit"] is None else _number(fact["limit"], fact["unit"])
-    return (fact["what"], _number(fact["value"], fact["unit"]), limit, met, fact["note"])
+    return (fact["what"], _number(fact["value"], fact["unit"]), limit, _VERDICT[fact["met"]], fact["note"])
 
 
-def _seconds(value: float) -> str:
+def _median(seconds: Sequence[float]) -> str:
+    if not seconds:
+        return ""
+    value = median(seconds)
     return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 RATIO = "ratio"  # the mount's seconds over the local disk's; the goal is a ratio
 SECONDS = "seconds"  # no local counterpart; the goal is seconds
+NETWORK = "network-"  # how the ids begin of what is measured through the relay
 DIFFERENCE = "difference"  # the mount's seconds minus those of the other side; the goal is seconds
 
 
@@ -23,6 +24,7 @@ class Row:
     local: list[float] = field(default_factory=list)
     ours: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)  # seconds of the daemon's processor time
+    peer: list[float] = field(default_factory=list)  # the same work with another program of our kind
 
     def add(self, local: float | None, ours: float, processor: float | None = None) -> None:
         """One repeat."""
@@ -51,11 +53,13 @@ class Row:
             "local": self.local,
             "ours": self.ours,
             "processor": self.processor,
+            "peer": self.peer,
             "value": value,
             "low": min(self.values),
             "high": max(self.values),
             "goal": self.goal,
             "met": None if self.goal is None else value <= self.goal,
+            "ahead": median(self.ours) < median(self.peer) if self.peer else None,
         }
 
 

@@ -40,6 +40,8 @@ class Sizes:
     random: int  # reads
     pages: int  # writes of 4 KiB
     huge: tuple[int, int]  # directories and files in each, of the version that is only opened
+    flat: int  # small files in one directory, that rclone reads as well
+    many: int  # artifacts
     needed: int  # bytes of disk
 
 
@@ -55,7 +57,9 @@ FULL = Sizes(
     random=8192,
     pages=65_536,
     huge=(1000, 1000),
-    needed=12 << 30,
+    flat=2000,
+    many=300,
+    needed=16 << 30,
 )
 QUICK = Sizes(
     directories=20,
@@ -69,6 +73,8 @@ QUICK = Sizes(
     random=256,
     pages=512,
     huge=(20, 500),
+    flat=40,
+    many=20,
     needed=512 << 20,
 )
 
@@ -83,10 +89,11 @@ class Workbench:
         self.root = Path(tempfile.mkdtemp(prefix="artifactfs-bench-", dir=parent)).resolve()
         self.mountpoint = self.root / "mount"
         self.repository = self.root / "repository"
+        self.notes: dict[str, str] = {}  # what is to be said of the run beside its figures
         self._put: set[str] = set()
 
     def __enter__(self) -> Self:
-        for name in ("home", "inputs", "mount", "output"):
+        for name in ("home", "inputs", "mount", "output", "served"):
             (self.root / name).mkdir()
         return self
 
@@ -147,6 +154,29 @@ class Workbench:
             raise RuntimeError(f"{shown}: exit status {states}: {notes.read_text(errors='replace').strip()}")
         return seconds
 
+    def together(self, commands: Sequence[Sequence[str]]) -> float:
+        """Seconds from the start of several programs at once to the end of the last."""
+        environment, notes = self.environment, self.root / "output" / "notes"
+        with notes.open("wb") as errors:
+            begin = time.perf_counter()
+            processes = [
+                subprocess.Popen(each, cwd=self.root, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+                for each in commands
+            ]
+            states = [process.wait() for process in processes]
+            seconds = time.perf_counter() - begin
+        if any(states):
+            raise RuntimeError(f"{commands[0][0]}: exit status {states}: {notes.read_text(errors='replace').strip()}")
+        return seconds
+
+    def empty(self, name: str) -> Path:
+        """A directory of this name with nothing in it; what was there before is removed."""
+        place = self.root / "output" / name
+        if place.exists():
+            shutil.rmtree(place)
+        place.mkdir(mode=0o700)
+        return place
+
     # -- inputs ----------------------------------------------------------------------------------------------------
 
     def large(self, kind: str) -> Path:
@@ -156,12 +186,12 @@ class Workbench:
             path.mkdir()
             inputs.large(path / "large.dat", kind, self.sizes.large)
 
-        return self._input(f"large-{kind}", make)
+        return self.input(f"large-{kind}", make)
 
     def small(self, kind: str) -> Path:
         """A directory with directories of small files."""
         sizes = self.sizes
-        return self._input(
+        return self.input(
             f"small-{kind}",
             lambda path: inputs.small(
                 path, kind, sizes.small_directories, sizes.small_per_directory, sizes.small_bytes
@@ -172,10 +202,11 @@ class Workbench:
         """A tree of very many tiny files, or all of them in one directory."""
         directories, files = self.sizes.directories, self.sizes.per_directory
         if flat:
-            return self._input("tiny-flat", lambda path: inputs.tiny(path, 0, directories * files))
-        return self._input("tiny", lambda path: inputs.tiny(path, directories, files))
+            return self.input("tiny-flat", lambda path: inputs.tiny(path, 0, directories * files))
+        return self.input("tiny", lambda path: inputs.tiny(path, directories, files))
 
-    def _input(self, name: str, make: Callable[[Path], None]) -> Path:
+    def input(self, name: str, make: Callable[[Path], None]) -> Path:
+        """A directory of files, made on first use and in the page cache."""
         path = self.root / "inputs" / name
         if not path.exists():
             say(f"making {name}")
@@ -196,9 +227,11 @@ class Workbench:
     # -- mounts ----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def mounted(self, *, read_only: bool = False, repository: Path | None = None) -> Iterator[Mount]:
+    def mounted(
+        self, *, read_only: bool = False, repository: Path | str | None = None, cache: Path | None = None
+    ) -> Iterator[Mount]:
         """A fresh mount of a repository: nothing of it is in the kernel's caches or the daemon's memory."""
-        self.run(self.mount_command(read_only=read_only, repository=repository))
+        self.run(self.mount_command(read_only=read_only, repository=repository, cache=cache))
         try:
             # The one workspace with a socket: each mount of ours removes its own when it ends.
             (socket,) = (self.root / "home" / ".local" / "state" / "artifactfs" / "mounts").glob("*/control.sock")
@@ -206,11 +239,14 @@ class Workbench:
         finally:
             self.run(self.artifactfs("unmount", self.mountpoint))
 
-    def mount_command(self, *, read_only: bool = False, repository: Path | None = None) -> list[str]:
-        """The command line that mounts."""
+    def mount_command(
+        self, *, read_only: bool = False, repository: Path | str | None = None, cache: Path | None = None
+    ) -> list[str]:
+        """The command line that mounts; ``cache`` is where chunks from a server are kept."""
         return self.artifactfs(
             "--repository",
             repository or self.repository,
+            *(["--cache-dir", str(cache)] if cache else []),
             "mount",
             self.mountpoint,
             "--binding",

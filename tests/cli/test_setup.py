@@ -71,6 +71,9 @@ def test_help_shows_documents_as_they_are_when_piped(cli):
         (["stage", "a:v0", "--empty"], "must not name a version"),
         (["commit", "--metadata", "x"], "KEY=VALUE"),
         (["mount", "--pin", "x=3"], "NAME=vN"),
+        (["--cache-size", "5x", "ls"], "not a size: '5x'; give bytes or a unit"),
+        (["--timeout", "never", "mount"], "not a timeout: 'never'; give seconds"),
+        (["--repository", "http://h:x", "ls"], "not a URL"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(cli, words, said):
@@ -119,6 +122,7 @@ def test_command_line_environment_and_file_in_this_order(cli):
         ("repository = ", "not valid TOML"),
         ('reposotory = "x"', "unknown key 'reposotory'"),
         ("project = 3", "must be text in quotes"),
+        ('cache_size = "5x"', "not a size"),
         ('project = "a b"', "'a-b' would do"),
         (b"project = '\xff'", "not valid TOML"),
     ],
@@ -203,8 +207,9 @@ def test_doctor_says_what_is_right_and_what_is_not(cli):
     checks = {item["check"]: item for item in findings}
     assert set(checks) >= {
         "python", "chunking", "kernel", "/dev/fuse", "fusermount3", "allow-other", "libfuse", "configuration",
-        "repository", "free space", "workspaces", "mount",
+        "repository", "free space", "workspaces", "cache", "mount",
     }  # fmt: skip
+    assert f"{cli.home}/.cache/artifactfs (takes a tenth of the disk" in checks["cache"]["found"]
     assert finished.status == int(any(item["state"] == "fail" for item in findings))
     assert "none yet" in checks["repository"]["found"]
     (cli.home / "notes").mkdir()
@@ -212,6 +217,14 @@ def test_doctor_says_what_is_right_and_what_is_not(cli):
     finished = cli.run("--repository", cli.home / "notes", "doctor")
     assert finished.status == 1
     assert f"fail  repository     {cli.home}/notes is not an ArtifactFS repository" in finished.stdout
+
+
+def test_doctor_looks_at_the_cache_that_is_named(cli):
+    (cli.home / "file").touch()
+    finished = cli.run("--cache-dir", cli.home / "file" / "cache", "doctor")
+    assert finished.status == 1
+    assert f"fail  cache          {cli.home}/file cannot be written" in finished.stdout
+    assert "200.0 MiB; free: " in cli.run("--cache-size", "200MiB", "doctor").stdout
 
 
 def complete(cli, shell: str, line: str) -> list[str]:
@@ -271,7 +284,14 @@ def test_fstab_options_become_a_command_line():
     assert translate(words) == [
         "--repository", "/data", "--project", "bikes", "mount", "/mnt/x", "--read-only", "--allow-other", "--pin", "a=v3",
     ]  # fmt: skip
-    with pytest.raises(InvalidInput, match="unknown mount option 'big_writes'"):
+    options = "_netdev,cache_dir=/var/cache/a,cache_size=50GB,timeout=10,binding=fusepy"
+    assert translate(["http://host:7420", "/mnt/x", "-o", options]) == [
+        "--repository", "http://host:7420", "--cache-dir", "/var/cache/a", "--cache-size", "50GB", "--timeout", "10",
+        "mount", "/mnt/x", "--binding", "fusepy",
+    ]  # fmt: skip
+    with pytest.raises(
+        InvalidInput, match="unknown mount option 'big_writes'; there are allow_other, binding, cache_dir"
+    ):
         translate(["/data", "/mnt/x", "-o", "big_writes"])
     with pytest.raises(InvalidInput, match="REPOSITORY MOUNTPOINT"):
         translate(["/data"])

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from blake3 import blake3
 
+from artifactfs.content.memory import MEMORY
+from artifactfs.content.reader import ContentReader
 from artifactfs.content.store import Store, Upload
+from artifactfs.content.stored import StoredSource
+from artifactfs.registry.contract import Registry
 
 
 def noise(seed: int, size: int) -> bytes:
     """Bytes that look random and are the same everywhere."""
     return blake3(seed.to_bytes(8, "big")).digest(length=size)
+
+
+def reader_of(store: Store, registry: Registry, *, memory: int = MEMORY) -> ContentReader:
+    """A reader of a store at hand."""
+    return ContentReader(StoredSource(store, registry, memory=memory))
 
 
 class ScriptedStore:
@@ -31,6 +40,11 @@ class ScriptedStore:
         self.on("read", key)
         self.reads.append((key, offset, length))
         return self.store.read(key, offset, length)
+
+    def read_parts(self, key: str, offset: int, lengths: Sequence[int]) -> Iterator[bytes]:
+        self.on("read", key)
+        self.reads.append((key, offset, sum(lengths)))
+        return self.store.read_parts(key, offset, lengths)
 
     def size(self, key: str) -> int:
         return self.store.size(key)

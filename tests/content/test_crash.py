@@ -14,11 +14,10 @@ from blake3 import blake3
 from artifactfs.content import pipeline
 from artifactfs.content.local import LocalStore
 from artifactfs.content.pack import pack_key, rebuild_rows
-from artifactfs.content.reader import ContentReader
 from artifactfs.content.writer import ContentWriter
 from artifactfs.model.digest import kind_of_flags
 from artifactfs.registry.sql import SQLRegistry
-from tests.content.stores import ScriptedStore, noise
+from tests.content.stores import ScriptedStore, noise, reader_of
 
 FILES = 6
 SIZE = 5 << 20  # each a chunk list; with packs of 12 MiB two or three of data and one of nodes
@@ -83,7 +82,7 @@ def test_a_killed_writer_leaves_no_recorded_chunk_that_is_not_stored(place, mome
     store = LocalStore(place / "store")
     registry = SQLRegistry(place / "registry.db")
     assert list((place / "store").glob("tmp/*")) == [], "opening removes what the dead process left"
-    reader = ContentReader(store, registry)
+    reader = reader_of(store, registry)
     for name, size in registry.packs():
         assert store.size(pack_key(name)) == size
         for row in rebuild_rows(store, name).chunks:

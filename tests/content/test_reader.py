@@ -7,18 +7,17 @@ from collections.abc import Callable
 import pytest
 from blake3 import blake3
 
-from artifactfs.content import places, reader
+from artifactfs.content import memory, places, reader
 from artifactfs.content.local import LocalStore
 from artifactfs.content.pack import pack_key
 from artifactfs.content.places import Places
-from artifactfs.content.reader import ContentReader
 from artifactfs.content.writer import ContentWriter, FileContent
 from artifactfs.errors import Integrity, InvalidInput, NotFound, Unavailable
 from artifactfs.model import sequence
 from artifactfs.model.digest import CHUNKS, DATA, TREE, digest, format_digest
 from artifactfs.model.records import ChunkRow, Location, PackRow
 from artifactfs.model.sequence import CHUNK_LIST, ChunkBranch, Piece
-from tests.content.stores import ScriptedStore, noise
+from tests.content.stores import ScriptedStore, noise, reader_of
 
 MIB = 1 << 20
 
@@ -86,7 +85,7 @@ def together(count: int, call: Callable[[], object]) -> list[object]:
 def test_any_range_is_the_bytes_of_the_file(store, registry, local, make, size):
     data = make(size)
     (content,) = keep(store, registry, data)
-    file = ContentReader(ScriptedStore(store, local=local), registry).open(content.digest, content.size)
+    file = reader_of(ScriptedStore(store, local=local), registry).open(content.digest, content.size)
     chance = random.Random(size)
     assert file.size == size
     for _ in range(200):
@@ -101,7 +100,7 @@ def test_any_range_is_the_bytes_of_the_file(store, registry, local, make, size):
 
 
 def test_an_empty_file_needs_nothing(scripted, registry):
-    file = ContentReader(scripted, registry).open(blake3(b"").digest(), 0)
+    file = reader_of(scripted, registry).open(blake3(b"").digest(), 0)
     assert file.read(0, 100) == b""
     assert file.pieces() == []
     assert file.ready(0, 100)
@@ -110,7 +109,7 @@ def test_an_empty_file_needs_nothing(scripted, registry):
 
 def test_pieces_are_the_chunk_list(store, registry):
     small, large = keep(store, registry, noise(1, 1000), noise(2, 9 * MIB))
-    content = ContentReader(store, registry)
+    content = reader_of(store, registry)
     assert content.open(small.digest, small.size).pieces() == [Piece(small.digest, 1000)]
     pieces = content.open(large.digest, large.size).pieces()
     assert sum(piece.size for piece in pieces) == 9 * MIB
@@ -119,14 +118,14 @@ def test_pieces_are_the_chunk_list(store, registry):
 
 def test_a_range_within_a_chunk_is_not_copied(store, registry):
     (content,) = keep(store, registry, text(100_000))
-    part = ContentReader(store, registry).open(content.digest, content.size).read(1000, 4096)
+    part = reader_of(store, registry).open(content.digest, content.size).read(1000, 4096)
     assert isinstance(part, memoryview)
     assert part == text(100_000)[1000:5096]
 
 
 def test_opening_fetches_nothing(scripted, registry):
     contents = keep(scripted, registry, b"small", noise(1, 9 * MIB))
-    content = ContentReader(scripted, registry)
+    content = reader_of(scripted, registry)
     for item in contents:
         content.open(item.digest, item.size)
     assert scripted.reads == []
@@ -139,7 +138,7 @@ def test_opening_fetches_nothing(scripted, registry):
 def test_sequential_reads_fetch_each_chunk_once(scripted, registry, step):
     data = noise(1, 96 * MIB)  # larger than the memory for chunks
     (content,) = keep(scripted, registry, data)
-    content_reader = ContentReader(scripted, registry)
+    content_reader = reader_of(scripted, registry)
     file = content_reader.open(content.digest, content.size)
     for offset in range(0, len(data), step):
         assert file.read(offset, step) == data[offset : offset + step]
@@ -150,7 +149,7 @@ def test_sequential_reads_fetch_each_chunk_once(scripted, registry, step):
 def test_random_reads_of_verified_raw_chunks_read_just_the_range(scripted, registry):
     data = noise(1, 9 * MIB)
     (content,) = keep(scripted, registry, data)
-    content_reader = ContentReader(scripted, registry, memory=0)
+    content_reader = reader_of(scripted, registry, memory=0)
     file = content_reader.open(content.digest, content.size)
     file.read(0, len(data))
     scripted.reads.clear()
@@ -171,7 +170,7 @@ def test_random_reads_of_verified_raw_chunks_read_just_the_range(scripted, regis
 def test_a_remote_store_is_never_trusted_with_a_range(scripted, registry):
     scripted.local = False
     (content,) = keep(scripted, registry, noise(1, 100_000))
-    file = ContentReader(scripted, registry, memory=0).open(content.digest, content.size)
+    file = reader_of(scripted, registry, memory=0).open(content.digest, content.size)
     for _ in range(3):
         assert file.read(1000, 10) == noise(1, 100_000)[1000:1010]
     assert [length for _, _, length in scripted.reads] == [100_000] * 3
@@ -180,10 +179,10 @@ def test_a_remote_store_is_never_trusted_with_a_range(scripted, registry):
 def test_memory_is_bounded_in_bytes_and_keeps_what_was_used_last(scripted, registry):
     scripted.local = False
     names = [content.digest for content in keep(scripted, registry, *(noise(seed, 1000) for seed in range(10)))]
-    content_reader = ContentReader(scripted, registry, memory=3500)
+    content_reader = reader_of(scripted, registry, memory=3500)
     for name in [*names[:3], names[0], names[3]]:
         content_reader.chunk(name)
-    assert content_reader._chunks.bytes == 3000
+    assert content_reader._memory.size == 3000
     scripted.reads.clear()
     for name in (names[0], names[2], names[3]):
         content_reader.chunk(name)
@@ -192,13 +191,13 @@ def test_memory_is_bounded_in_bytes_and_keeps_what_was_used_last(scripted, regis
     assert len(scripted.reads) == 1
     keep(scripted, registry, noise(11, 4000))
     content_reader.chunk(blake3(noise(11, 4000)).digest())  # larger than all the memory: served, not kept
-    assert content_reader._chunks.bytes == 3000
+    assert content_reader._memory.size == 3000
 
 
 def test_places_are_asked_for_with_the_neighbours_once(store, registry):
     contents = keep(store, registry, *(noise(seed, 100) for seed in range(50)))
     counting = CountingRegistry(registry)
-    content_reader = ContentReader(store, counting)
+    content_reader = reader_of(store, counting)
     asked = []
 
     def neighbours():
@@ -215,7 +214,7 @@ def test_places_of_a_large_file_are_asked_for_with_its_list(store, registry):
     data = noise(1, 20 * MIB)
     (content,) = keep(store, registry, data)
     counting = CountingRegistry(registry)
-    file = ContentReader(store, counting).open(content.digest, content.size)
+    file = reader_of(store, counting).open(content.digest, content.size)
     file.read(10 * MIB, 10)
     file.read(0, len(data))
     assert counting.questions == [1, len(file.pieces())]
@@ -226,7 +225,7 @@ def test_remembered_places_are_bounded(store, registry):
     known = Places(registry, remembered=20)
     for name in names:
         assert known.find(name) is not None
-        assert len(known._young) + len(known._old) <= 20
+        assert len(known._known._young) + len(known._known._old) <= 20
     assert known.get(names[-1]) is not None
     assert known.get(names[0]) is None
     assert known.find(names[0]) is not None
@@ -256,14 +255,14 @@ def test_one_question_has_a_bounded_number_of_digests(store, registry, monkeypat
 def test_one_fetch_however_many_wait_and_no_lock_is_held(scripted, registry):
     data, other = noise(1, 100_000), noise(2, 100)
     names = [content.digest for content in keep(scripted, registry, data, other)]
-    content_reader = ContentReader(scripted, registry)
+    content_reader = reader_of(scripted, registry)
     content_reader.chunk(names[1])
     go_on = threading.Event()
 
     def on(operation: str, _key: str) -> None:
         if operation == "read":
             # The others are waiting; what is in memory is still served.
-            while content_reader._waiting < 9:
+            while content_reader._memory.waiting < 9:
                 assert not go_on.wait(0.001)
             assert content_reader.chunk(names[1]) == other
 
@@ -271,17 +270,17 @@ def test_one_fetch_however_many_wait_and_no_lock_is_held(scripted, registry):
     scripted.reads.clear()
     assert together(10, lambda: content_reader.chunk(names[0])) == [data] * 10
     assert len(scripted.reads) == 1
-    assert content_reader._waiting == 0
+    assert content_reader._memory.waiting == 0
 
 
 def test_an_error_reaches_all_who_wait_and_is_not_remembered(scripted, registry):
     (content,) = keep(scripted, registry, noise(1, 1000))
-    content_reader = ContentReader(scripted, registry)
+    content_reader = reader_of(scripted, registry)
     never = threading.Event()
 
     def on(operation: str, _key: str) -> None:
         if operation == "read":
-            while content_reader._waiting < 4:
+            while content_reader._memory.waiting < 4:
                 assert not never.wait(0.001)
             raise Unavailable("away for now")
 
@@ -295,10 +294,10 @@ def test_an_error_reaches_all_who_wait_and_is_not_remembered(scripted, registry)
 
 
 def test_waiters_are_bounded_and_wait_a_bounded_time(scripted, registry, monkeypatch):
-    monkeypatch.setattr(reader, "WAITERS", 3)
-    monkeypatch.setattr(reader, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(memory, "WAITERS", 3)
+    monkeypatch.setattr(memory, "WAIT_SECONDS", 0.05)
     contents = keep(scripted, registry, noise(1, 1000), noise(2, 1000))
-    content_reader = ContentReader(scripted, registry)
+    content_reader = reader_of(scripted, registry)
     fetching, go_on = threading.Event(), threading.Event()
 
     def on(operation: str, _key: str) -> None:
@@ -322,7 +321,7 @@ def test_waiters_are_bounded_and_wait_a_bounded_time(scripted, registry, monkeyp
 def test_many_threads_read_one_file_rightly(store, registry):
     data = noise(1, 10 * MIB) + text(10 * MIB)
     (content,) = keep(store, registry, data)
-    file = ContentReader(store, registry, memory=3 * MIB).open(content.digest, content.size)
+    file = reader_of(store, registry, memory=3 * MIB).open(content.digest, content.size)
 
     def work() -> int:
         chance = random.Random(threading.get_ident())
@@ -342,7 +341,7 @@ def test_many_threads_read_one_file_rightly(store, registry):
 def test_a_flipped_byte_is_an_integrity_error_of_its_chunk_alone(store, registry, make):
     contents = keep(store, registry, *(make(seed) for seed in range(5)))
     flip(store, registry, contents[2].digest)
-    content_reader = ContentReader(store, registry)
+    content_reader = reader_of(store, registry)
     pack = registry.locate([contents[2].digest])[contents[2].digest].pack
     for seed, content in enumerate(contents):
         file = content_reader.open(content.digest, content.size)
@@ -359,7 +358,7 @@ def test_a_flipped_byte_is_an_integrity_error_of_its_chunk_alone(store, registry
 def test_a_flipped_byte_in_a_large_file_damages_its_chunk_alone(store, registry):
     data = noise(1, 20 * MIB)
     (content,) = keep(store, registry, data)
-    file = ContentReader(store, registry).open(content.digest, content.size)
+    file = reader_of(store, registry).open(content.digest, content.size)
     pieces = file.pieces()
     flip(store, registry, pieces[3].digest)
     begin = sum(piece.size for piece in pieces[:3])
@@ -376,7 +375,7 @@ def test_a_truncated_pack_damages_what_lay_behind_the_cut(store, registry):
     location = registry.locate([contents[1].digest])[contents[1].digest]
     with store.path(pack_key(location.pack)).open("r+b") as file:
         file.truncate(location.offset + 500)
-    content_reader = ContentReader(store, registry)
+    content_reader = reader_of(store, registry)
     assert content_reader.chunk(contents[0].digest) == noise(1, 1000)
     for content in contents[1:]:
         with pytest.raises(Integrity, match=format_digest(content.digest)):
@@ -388,7 +387,7 @@ def test_a_missing_pack_is_asked_for_once_more_and_then_an_integrity_error(store
     store.delete(pack_key(registry.packs()[0][0]))
     counting = CountingRegistry(registry)
     with pytest.raises(Integrity, match="missing") as caught:
-        ContentReader(store, counting).open(content.digest, content.size).read(0, 1)
+        reader_of(store, counting).open(content.digest, content.size).read(0, 1)
     assert format_digest(content.digest) in str(caught.value)
     assert registry.packs()[0][0] in str(caught.value)
     assert counting.questions == [1, 1]
@@ -417,7 +416,7 @@ def test_a_chunk_that_moved_to_another_pack_is_found_there(store, registry):
     upload.publish(pack_key(new))
     row = (ChunkRow(name, 0, len(data), len(data), 0),)
     moving = MovingRegistry({old: PackRow(old, len(data), row), new: PackRow(new, len(data), row)})
-    content_reader = ContentReader(store, moving, memory=0)
+    content_reader = reader_of(store, moving, memory=0)
     file = content_reader.open(name, len(data))
     assert file.read(0, 10) == data[:10]
     moving.pack = new
@@ -428,14 +427,14 @@ def test_a_chunk_that_moved_to_another_pack_is_found_there(store, registry):
 
 def test_a_chunk_that_nobody_knows_is_an_integrity_error(store, registry):
     with pytest.raises(Integrity, match="in no pack"):
-        ContentReader(store, registry).chunk(b"\1" * 32)
+        reader_of(store, registry).chunk(b"\1" * 32)
 
 
 def test_bytes_of_one_kind_are_never_served_as_another(store, registry):
     data = noise(1, 300)
     with ContentWriter(store, registry, session=None) as writer:
         plain, node = writer.add_bytes(data).digest, writer.add_node(TREE, data)
-    content_reader = ContentReader(store, registry)
+    content_reader = reader_of(store, registry)
     for _ in range(2):  # from the store and from memory
         assert content_reader.chunk(plain) == content_reader.node(node, TREE) == data
         for name, kind in [(plain, TREE), (plain, CHUNKS), (node, DATA), (node, CHUNKS)]:
@@ -446,7 +445,7 @@ def test_bytes_of_one_kind_are_never_served_as_another(store, registry):
 def test_a_size_that_is_not_the_chunks_is_an_integrity_error(store, registry):
     data = noise(1, 300)
     (content,) = keep(store, registry, data)
-    content_reader = ContentReader(store, registry)
+    content_reader = reader_of(store, registry)
     for _ in range(2):
         for size in (299, 301):
             with pytest.raises(Integrity, match="300 bytes"):
@@ -468,7 +467,7 @@ def test_a_chunk_list_that_is_not_of_its_file_is_an_integrity_error(store, regis
         below = writer.add_node(CHUNKS, CHUNK_LIST.encode(0, [piece]))
         lists["branch"] = (CHUNK_LIST.encode(1, [ChunkBranch(below, 1, 6 * MIB)]), 6 * MIB)
         names = {case: writer.add_node(CHUNKS, data) for case, (data, _) in lists.items()}
-    content_reader = ContentReader(store, registry)
+    content_reader = reader_of(store, registry)
     for case, (_, size) in lists.items():
         with pytest.raises(Integrity):
             content_reader.open(names[case], size).read(0, 10)
@@ -490,7 +489,7 @@ def long_file(store, registry) -> tuple[FileContent, Callable[[int], bytes]]:
 
 def test_a_long_list_is_read_by_the_nodes_needed(scripted, registry, long_file):
     content, part = long_file
-    file = ContentReader(scripted, registry).open(content.digest, content.size)
+    file = reader_of(scripted, registry).open(content.digest, content.size)
     assert file.read(3000 * 5000 + 10, 20) == part(3000)[10:30]
     assert len(scripted.reads) == 3  # root, leaf, chunk
     assert file.read(3001 * 5000, 5000) == part(3001)
@@ -501,7 +500,7 @@ def test_a_long_list_is_read_by_the_nodes_needed(scripted, registry, long_file):
 def test_a_long_list_is_read_across_its_nodes(store, registry, long_file):
     content, part = long_file
     data = b"".join(part(index) for index in range(5000))
-    file = ContentReader(store, registry).open(content.digest, content.size)
+    file = reader_of(store, registry).open(content.digest, content.size)
     for offset in range(0, len(data), 1_700_000):
         assert file.read(offset, 2_000_000) == data[offset : offset + 2_000_000]
 
@@ -509,7 +508,7 @@ def test_a_long_list_is_read_across_its_nodes(store, registry, long_file):
 def test_decoded_lists_are_bounded(scripted, registry, long_file, monkeypatch):
     monkeypatch.setattr(reader, "LIST_NODES", 2)
     content, part = long_file
-    content_reader = ContentReader(scripted, registry)
+    content_reader = reader_of(scripted, registry)
     file = content_reader.open(content.digest, content.size)
     for index in (0, 4999, 2500, 0):
         assert file.read(index * 5000, 5000) == part(index)
@@ -523,7 +522,7 @@ def test_ready_tells_what_needs_no_network(scripted, registry, long_file):
     content, _ = long_file
     (small,) = keep(scripted, registry, noise(1, 1000))
     scripted.local = False
-    content_reader = ContentReader(scripted, registry)
+    content_reader = reader_of(scripted, registry)
     for item, step in [(small, 1000), (content, 5000)]:
         file = content_reader.open(item.digest, item.size)
         assert not file.ready(0, 10)
@@ -544,7 +543,7 @@ def test_not_found_of_the_store_never_reaches_the_caller(store, registry):
     (content,) = keep(store, registry, noise(1, 9 * MIB))
     for name, _ in registry.packs():
         store.delete(pack_key(name))
-    content_reader = ContentReader(store, registry)
+    content_reader = reader_of(store, registry)
     pieces = content_reader.open(content.digest, content.size).pieces
     for call in (pieces, lambda: content_reader.node(content.digest, CHUNKS)):
         with pytest.raises(Integrity) as caught:

@@ -2,24 +2,23 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
 from artifactfs.content import pipeline
-from artifactfs.content import writer as writer_module
 from artifactfs.content.chunks import Cutter
 from artifactfs.content.local import LocalStore
 from artifactfs.content.pack import pack_key, rebuild_rows
-from artifactfs.content.reader import ContentReader
 from artifactfs.content.writer import ContentWriter, FileContent
 from artifactfs.errors import Conflict, InvalidInput, NoSpace, Unavailable
 from artifactfs.model import sequence
 from artifactfs.model.digest import CHUNKS, DATA, TREE, digest, kind_of_flags
 from artifactfs.model.sequence import CHUNK_LIST, SINGLE_CHUNK, Piece
 from artifactfs.registry.sql import SQLRegistry
-from tests.content.stores import ScriptedStore, noise
+from tests.content.stores import ScriptedStore, noise, reader_of
 
 MIB = 1 << 20
 
@@ -38,7 +37,7 @@ def add_path(writer: ContentWriter, path: Path) -> FileContent:
 
 
 def read_all(store, registry, content: FileContent) -> bytes:
-    return bytes(ContentReader(store, registry).open(content.digest, content.size).read(0, content.size + 1))
+    return bytes(reader_of(store, registry).open(content.digest, content.size).read(0, content.size + 1))
 
 
 def pieces_of(data: bytes) -> list[Piece]:
@@ -142,7 +141,7 @@ def test_known_chunks_are_not_stored_again(store, registry):
 
 def test_a_chunk_is_stored_once_while_its_pack_is_on_its_way(place, registry, monkeypatch):
     monkeypatch.setattr(pipeline, "PACK_SIZE", 1)  # every chunk closes its pack
-    monkeypatch.setattr(writer_module, "BATCH_CHUNKS", 1)  # and is handed over at once
+    monkeypatch.setattr(pipeline, "LOCAL_BATCH", pipeline.BatchLimits(1, 1 << 20, 3))  # and is handed over at once
     store = ScriptedStore(LocalStore(place / "store", create=True))
     durable, go_on = threading.Event(), threading.Event()
 
@@ -180,7 +179,7 @@ def test_two_writers_of_one_chunk_leave_one_place(place, store, registry):
         one.flush()
         place_before = registry.locate([blake3(data[0]).digest()])
     assert registry.locate([blake3(data[0]).digest()]) == place_before
-    reader = ContentReader(store, registry)
+    reader = reader_of(store, registry)
     assert [reader.chunk(blake3(part).digest()) for part in [*data, b"more"]] == [*data, b"more"]
 
 
@@ -194,7 +193,7 @@ def test_data_and_nodes_lie_in_packs_of_their_own(store, registry):
     kinds = [{kind_of_flags(row.flags) for row in rebuild_rows(store, name).chunks} for name, _ in registry.packs()]
     assert sorted(kinds, key=sorted) == [{DATA}, {TREE, CHUNKS}]
     assert names[0] == digest(TREE, noise(100, 300))
-    assert ContentReader(store, registry).node(names[1], CHUNKS) == noise(200, 300)
+    assert reader_of(store, registry).node(names[1], CHUNKS) == noise(200, 300)
 
 
 def test_chunks_lie_in_the_order_they_came_and_packs_are_closed_at_64_mib(store, registry):
@@ -263,11 +262,46 @@ def test_two_large_files_in_a_row_have_a_pack_each(store, registry, place):
     assert [sum(size for _, size in pack) for pack in data_packs(store, registry)] == [65 * MIB, 65 * MIB]
 
 
+def test_over_a_network_no_pack_is_larger_than_one_request(place, registry):
+    store = ScriptedStore(LocalStore(place / "store", create=True), local=False)
+    data = noise(1, 140 * MIB)
+    with ContentWriter(store, registry, session=None) as writer:
+        content = add_path(writer, write(place / "file", data))
+        writer.add_bytes(b"after")
+    assert content == expected(data)
+    packs = data_packs(store, registry)
+    assert len(packs) == 3
+    assert all(64 * MIB <= sum(size for _, size in pack) < 68 * MIB for pack in packs[:2])
+    assert read_all(store, registry, content) == data
+
+
+def test_over_a_network_20_000_files_are_few_requests(place, registry, monkeypatch):
+    """Of the 60 that `put` may take in all, the rest is for its session and its commit."""
+    store = ScriptedStore(LocalStore(place / "store", create=True), local=False)
+    requests = Counter()
+    store.on = lambda operation, _key: requests.update([operation])
+    for question in ("missing", "add_packs"):
+        asked = getattr(registry, question)
+
+        def counted(*words, question=question, asked=asked, **options):
+            requests.update([question])
+            return asked(*words, **options)
+
+        monkeypatch.setattr(registry, question, counted)
+    with ContentWriter(store, registry, session=None) as writer:
+        for number in range(20_000):
+            writer.add_bytes(noise(number, 20_000))
+    assert writer.chunks_new == 20_000
+    assert requests["publish"] == 2 * requests["add_packs"] == 2 * 6
+    assert requests["missing"] <= 24
+    assert requests["publish"] + requests["add_packs"] + requests["missing"] <= 50
+
+
 def test_one_changed_byte_in_256_mib_stores_a_few_mib(store, registry):
     data = bytearray(noise(1, 256 * MIB))
     with ContentWriter(store, registry, session=None) as writer:
         content = writer.add_bytes(bytes(data))
-    base = ContentReader(store, registry).open(content.digest, content.size).pieces()
+    base = reader_of(store, registry).open(content.digest, content.size).pieces()
     data[100 * MIB] ^= 1
     reads = []
 
@@ -295,7 +329,7 @@ def test_rechunking_across_the_size_of_a_single_chunk(store, registry, base_size
     with ContentWriter(store, registry, session=None) as writer:
         base = writer.add_bytes(old)
         writer.flush()
-        pieces = ContentReader(store, registry).open(base.digest, base.size).pieces()
+        pieces = reader_of(store, registry).open(base.digest, base.size).pieces()
         changed = [(base_size, size)] if size > base_size else []
         content = writer.rechunk(pieces, size, changed, lambda offset, length: new[offset : offset + length])
     assert content == expected(new)
@@ -428,8 +462,10 @@ def test_a_failing_registry_fails_the_writer(store, registry, monkeypatch):
     assert registry.packs() == []
 
 
-def test_the_caller_waits_for_a_slow_store_instead_of_filling_memory(place, registry):
-    store = ScriptedStore(LocalStore(place / "store", create=True))
+@pytest.mark.parametrize("local", [True, False])
+def test_the_caller_waits_for_a_slow_store_instead_of_filling_memory(place, registry, local):
+    limits = pipeline.LOCAL_BATCH if local else pipeline.REMOTE_BATCH
+    store = ScriptedStore(LocalStore(place / "store", create=True), local=local)
     go_on = threading.Event()
     store.on = lambda operation, _key: None if operation != "write" else (go_on.wait(60), None)[1]
     added = 0
@@ -446,8 +482,8 @@ def test_the_caller_waits_for_a_slow_store_instead_of_filling_memory(place, regi
     worker.start()
     worker.join(1)
     assert worker.is_alive()
-    # What waits, what is being packed, and what is being handed over, each of up to 9 MiB of 3 MiB files.
-    assert added <= 3 * (pipeline.WAITING_BATCHES + 2)
+    # What waits, what is being packed, and what is being handed over, each of files of 3 MiB up to its size.
+    assert added <= -(-limits.size // (3 * MIB)) * (limits.waiting + 2)
     go_on.set()
     worker.join()
     assert added == 60

@@ -66,6 +66,7 @@ class MemoryTree:
         self.thread_values = threading.local()
         self.thread_starts = 0
         self.slow_names: dict[bytes, threading.Event] = {}
+        self.waiting = 0  # lookups of these
 
     # What tests use directly.
 
@@ -171,6 +172,8 @@ class MemoryTree:
             self.thread_starts += 1
         slow = self.slow_names.get(name)
         if slow is not None:
+            with self.lock:
+                self.waiting += 1
             slow.wait()
         with self.lock:
             if self.negative and name not in self.directory(parent).children:

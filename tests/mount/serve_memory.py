@@ -86,6 +86,13 @@ class Commands:
     def thread_starts(self):
         return self.tree.thread_starts
 
+    def threads(self, name):
+        return sum(thread.name == name for thread in threading.enumerate())
+
+    def waiting(self):
+        """Lookups that wait for a slow name."""
+        return self.tree.waiting
+
     def descriptors(self):
         return len(os.listdir("/proc/self/fd"))
 

@@ -14,10 +14,11 @@ import pytest
 
 from artifactfs import errors
 from artifactfs.mount import protocol
-from artifactfs.mount.connection import Tally, WaitingPool
+from artifactfs.mount.connection import Tally
 from artifactfs.mount.contract import FOREVER, Attr, Opened, StatFS
 from artifactfs.mount.errnos import ERRNOS, errno_of
 from artifactfs.mount.handles import Cursor, InUse
+from artifactfs.mount.waiting import WaitingPool, WaitingRoom
 from tests.conftest import eventually
 
 
@@ -166,6 +167,14 @@ def test_a_timeout_is_told_apart():
     late = errors.Unavailable("x")
     late.__cause__ = TimeoutError()
     assert errno_of(late) == errno.ETIMEDOUT
+    wrapped = errors.Unavailable("x")
+    wrapped.__cause__ = OSError("a library's")
+    wrapped.__cause__.__context__ = late
+    assert errno_of(wrapped) == errno.ETIMEDOUT
+    refused = errors.Unavailable("x")
+    refused.__cause__ = ConnectionRefusedError()
+    refused.__cause__.__cause__ = refused
+    assert errno_of(refused) == errno.EIO
 
 
 @pytest.mark.parametrize("exception", [ValueError("x"), OSError("no number"), SystemExit(1)])
@@ -225,19 +234,34 @@ def test_the_pool_runs_so_many_at_once_and_no_more():
         go.wait()
         ran.append(1)
 
-    assert [pool.submit(job) for _ in range(5)] == [True, True, True, False, False]
+    assert [pool.submit(job, node) for node in range(5)] == [True, True, True, False, False]
     assert not pool.drain(0.01)
     go.set()
     assert pool.drain(60)
     assert ran == [1, 1, 1]
     eventually(lambda: len(retired) == 3)
-    assert not pool.submit(job)
+    assert not pool.submit(job, 9)
+
+
+def test_a_file_leaves_room_for_others():
+    room = WaitingRoom(512)
+    taken = {node: sum(room.enter(node) for _ in range(1000)) for node in range(6)}
+    assert taken == {0: 256, 1: 128, 2: 64, 3: 32, 4: 16, 5: 8}
+    assert [room.enter(node) for node in range(100, 109)] == [True] * 8 + [False]
+    room.leave(0)
+    assert not room.enter(0)
+    assert room.enter(9)
+    assert not room.enter(10)
+    for node, count in ({**taken, 0: 255, 9: 1} | dict.fromkeys(range(100, 108), 1)).items():
+        for _ in range(count):
+            room.leave(node)
+    assert sum(room.enter(0) for _ in range(1000)) == 256
 
 
 def test_an_idle_thread_of_the_pool_is_used_again():
     pool = WaitingPool(1, lambda: None)
     for _ in range(50):
         done = threading.Event()
-        eventually(lambda done=done: pool.submit(done.set))
+        eventually(lambda done=done: pool.submit(done.set, 1))
         assert done.wait(60)
     assert pool.drain(60)

@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import eventually
 
 STALLED = 500
+SLOW = 200
 PATIENCE = 60  # seconds; nothing here measures time, it only must end
 
 
@@ -109,16 +110,88 @@ def test_past_the_bound_a_read_fails_at_once(memory_mount):
 
 def test_lookups_that_wait_delay_nobody(memory, mnt):
     """In a directory of their own: a lookup holds its directory in the kernel, so nothing is made in it meanwhile."""
-    names = [f"slow{number}" for number in range(12)]
+    names = [f"slow{number}" for number in range(SLOW)]
     for name in names:
         memory.call("add", f"far-{name}/{name}", "content")
         memory.call("slow_name", name)
     readers = Readers([mnt / f"far-{name}" / name for name in names])
+    eventually(lambda: memory.call("waiting") == SLOW, seconds=PATIENCE)
     answers(mnt)
     assert readers.results == {}
     memory.call("unstall")
     readers.join()
     assert set(readers.results.values()) == {b"content"}
+
+
+def test_a_file_that_is_stalled_leaves_room_for_others(memory_mount):
+    """Whoever reads it past its share fails at once; a read of another file that must wait still gets its place."""
+    memory = memory_mount(options={"max_waiting": 8}, keep_cache=True)
+    memory.call("add", "free", "quick")
+    memory.call("add", "file%d", "x" * (64 << 20), 2)
+    memory.call("stall", "file%d", 2)
+    # Far apart and without readahead, so that each is a request of its own.
+    script = """
+import errno, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+try:
+    print(len(os.pread(fd, 4096, int(sys.argv[2]) << 21)))
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+    with contextlib.ExitStack() as ending:
+
+        def begin(name: str, number: int) -> subprocess.Popen[str]:
+            words = [sys.executable, "-c", script, memory.path / name, str(number)]
+            process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+            ending.callback(process.wait, PATIENCE)
+            ending.callback(process.kill)
+            return process
+
+        first = [begin("file0", number) for number in range(12)]
+        eventually(lambda: sum(process.poll() is not None for process in first) == 8, seconds=PATIENCE)
+        second = begin("file1", 0)
+        eventually(lambda: memory.call("counts").get("read", 0) >= 13, seconds=PATIENCE)
+        answers(memory.path)
+        assert second.poll() is None
+        memory.call("unstall")
+        said = sorted(process.communicate(timeout=PATIENCE)[0].strip() for process in first)
+        assert said == ["4096"] * 4 + ["EBUSY"] * 8
+        assert second.communicate(timeout=PATIENCE)[0].strip() == "4096"
+
+
+@pytest.mark.parametrize("binding", ["kernel"])
+def test_an_fsync_is_never_refused(memory_mount):
+    memory = memory_mount(options={"max_waiting": 2})
+    memory.call("add", "free", "quick")
+    memory.call("add", "file%d", "content", 2)
+    memory.call("stall", "file%d", 2)
+    readers = Readers([memory.path / f"file{number}" for number in range(2)])
+    eventually(lambda: memory.call("counts").get("read", 0) >= 2)
+    script = "import os, sys; fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT); os.write(fd, b'x'); os.fsync(fd)"
+    subprocess.run([sys.executable, "-c", script, memory.path / "made"], check=True, timeout=PATIENCE)
+    assert readers.results == {}
+    memory.call("unstall")
+    readers.join()
+
+
+@pytest.mark.parametrize("binding", ["kernel"])
+def test_the_dispatchers_of_lookups_that_waited_end(memory, mnt):
+    names = [f"slow{number}" for number in range(40)]
+    for name in names:
+        memory.call("add", f"far-{name}/{name}", "content")
+        memory.call("slow_name", name)
+    readers = Readers([mnt / f"far-{name}" / name for name in names])
+    eventually(lambda: memory.call("threads", "fuse-dispatcher") > len(names), seconds=PATIENCE)
+    memory.call("unstall")
+    readers.join()
+
+    def ended() -> bool:
+        for name in names:  # one that waits for a request ends after it
+            (mnt / f"far-{name}" / "absent").exists()
+        return memory.call("threads", "fuse-dispatcher") == 2
+
+    eventually(ended, seconds=PATIENCE)
 
 
 @pytest.mark.parametrize(

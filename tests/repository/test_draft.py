@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import threading
 from pathlib import Path
@@ -287,10 +288,10 @@ def test_references(repository, guide):
 def test_a_one_byte_change_in_a_large_file_stores_little(repository, tmp_path):
     size = 256 << 20
     path = tmp_path / "large.bin"
-    block = os.urandom(1 << 20)
+    source = random.Random(1)
     with path.open("wb") as file:
-        for number in range(size >> 20):
-            file.write(number.to_bytes(8, "big") + block[8:])
+        for _ in range(size >> 20):
+            file.write(source.randbytes(1 << 20))
     _, first = put(repository, path)
     assert first.bytes_stored >= size
     with path.open("r+b") as file:

@@ -110,7 +110,7 @@ def test_a_damaged_marker_is_a_format_error(repository, place):
 
 
 def test_other_schemes_are_refused_clearly():
-    with pytest.raises(InvalidInput, match="local directories"):
+    with pytest.raises(InvalidInput, match="a repository is a directory, or http"):
         Repository.open("ftp://host/x")
 
 

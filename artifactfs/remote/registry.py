@@ -1,0 +1,397 @@
+"""RemoteRegistry: the Registry contract over HTTP, with what is known while the server cannot be reached.
+
+Used by the Repository. Any thread; :meth:`RemoteRegistry.changed` by one at a time.
+
+*Followed*: while somebody calls :meth:`RemoteRegistry.changed` again and again, the project's revision is known without asking, and
+what was answered at this revision is not asked for again. Otherwise every question is a request. When the server cannot be reached,
+what was answered last takes its place (``online`` tells so); writing, and what was never asked, is Unavailable. Bounds: as in
+``client.py``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+from artifactfs.errors import ArtifactFSError, InvalidInput, NotFound, Unavailable
+from artifactfs.model.digest import DIGEST_SIZE
+from artifactfs.model.names import check_alias, check_name
+from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, Location, PackRow, VersionRecord
+from artifactfs.remote import wire
+from artifactfs.remote.answers import Answer, Answers, Memory
+from artifactfs.remote.client import Connection, Reply, query, segment
+
+FOLLOWED_SECONDS: Final = 15.0
+"""How long after the last :meth:`RemoteRegistry.changed` the revision still counts as followed: longer than who calls it pauses
+after a failure."""
+PAUSE_SECONDS: Final = 0.2
+"""Between two polls of which the first ended early without news: a server that stops ends them all."""
+CHECK_SECONDS: Final = 600.0
+"""A check of the database reads all of it."""
+PACK_SECONDS: Final = 30.0
+"""Added for each pack that is to be recorded: the server reads it whole, and a slow disk takes that long for 64 MiB."""
+LARGEST: Final = 2**63 - 1
+"""The largest number that a registry holds."""
+
+T = TypeVar("T")
+W = TypeVar("W")
+
+
+class RemoteRegistry:
+    """One project of the registry behind a server. ``memory`` keeps its answers for the time without a network."""
+
+    def __init__(self, connection: Connection, *, project: str, memory: Memory | None) -> None:
+        self._connection = connection
+        self._name = check_name(project)
+        self._base = f"/v1/projects/{segment(project)}/"
+        self._answers = Answers(memory, f"{connection.url}{self._base}")
+        self._lock = threading.Lock()  # guards what follows
+        self._known: int | None = None  # the revision, as last heard
+        self._polls = 0  # under way
+        self._polled = -FOLLOWED_SECONDS  # when the last one ended
+
+    @property
+    def project(self) -> str:
+        """Name of the project that all calls are bounded by."""
+        return self._name
+
+    @property
+    def online(self) -> bool:
+        """Whether the server answered when last asked."""
+        return self._connection.online
+
+    def close(self) -> None:
+        """Close the connection, which is the whole repository's. Idempotent. Ends a :meth:`changed` that waits."""
+        self._connection.close()
+
+    # -- the revision ----------------------------------------------------------------------------------------------
+
+    def revision(self) -> int:
+        """The project's revision: as last heard while it is followed, else asked for."""
+        known = self._known
+        if known is not None and self._followed():
+            return known
+        found = self._ask("revision", wire.Revision)
+        known = self._known  # heard just now, or before it could not be reached
+        if known is not None:
+            return known
+        return found.revision if found is not None else 0
+
+    def changed(self, after: int, *, seconds: float) -> int:
+        """Wait until the revision is another than ``after``, at most ``seconds``; returns the present one.
+
+        Unavailable at once when the server cannot be reached; asked again, it tries again. Closed meanwhile, it returns what is known.
+        """
+        deadline = time.monotonic() + seconds
+        known = self._known
+        with self._lock:
+            self._polls += 1
+        try:
+            while known is None or known == after or seconds <= 0:
+                left = max(0.0, min(deadline - time.monotonic(), wire.POLL_SECONDS))
+                began = time.monotonic()
+                known = self._poll(after, left)
+                if known != after or time.monotonic() >= deadline:
+                    break
+                if time.monotonic() - began < left / 2:
+                    time.sleep(min(PAUSE_SECONDS, left))
+            return known
+        except Unavailable:
+            if self._connection.closed:
+                return self._known if self._known is not None else after
+            raise
+        finally:
+            with self._lock:
+                self._polls -= 1
+                self._polled = time.monotonic()
+
+    def _poll(self, after: int, seconds: float) -> int:
+        before = self._known
+        words = {"after": after, "seconds": f"{seconds:.3f}"} if seconds > 0 else {}
+        reply = self._connection.ask(
+            "GET",
+            self._base + "revision" + (query(**words) if words else ""),
+            seconds=seconds + self._connection.seconds,
+            answer=seconds + self._connection.silence,
+            probe=True,
+        )
+        present = self._connection.read(reply, wire.Revision).revision
+        self._hear(present, before)
+        if present != before:
+            found = wire.Revision(present)
+            self._answers.keep("revision", Answer(found, wire.encode(found), revision=present, heard=present))
+        return present
+
+    def _followed(self) -> bool:
+        return self._polls > 0 or time.monotonic() - self._polled < FOLLOWED_SECONDS
+
+    def _hear(self, present: int | None, before: int | None) -> None:
+        """The revision that an answer bore; ``before``: what was known when it was asked for.
+
+        Answers overtake each other, so a lower number is old news. Only one lower than what was known before it was asked for says
+        that the server was put back to an earlier state.
+        """
+        if present is None:
+            return
+        with self._lock:
+            back = before is not None and present < before
+            if back or self._known is None or present > self._known:
+                self._known = present
+        if back:
+            self._answers.outdate()
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def artifacts(self) -> list[ArtifactRecord]:
+        """All artifacts that have a living version, sorted by name."""
+        found = self._read("artifacts", wire.Artifacts)
+        return list(found.artifacts) if found is not None else []
+
+    def artifact(self, name: str) -> ArtifactRecord | None:
+        """One artifact, or None when it is not there."""
+        if not _may_be(check_name, name):
+            return None
+
+        def pick(whole: wire.Artifacts) -> ArtifactRecord | None:
+            return next((record for record in whole.artifacts if record.name == name), None)
+
+        return self._read(f"artifacts/{segment(name)}", ArtifactRecord, "artifacts", wire.Artifacts, pick)
+
+    def versions(self, name: str) -> list[VersionRecord]:
+        """Living versions of an artifact, rising numbers; empty when the artifact is not there."""
+        if not _may_be(check_name, name):
+            return []
+        found = self._read(_versions_of(name), wire.Versions)
+        return list(found.versions) if found is not None else []
+
+    def version(self, name: str, number: int) -> VersionRecord | None:
+        """One living version, or None."""
+        if not 0 <= number <= LARGEST:
+            return None
+        return self._one(name, f"versions/{number}", lambda record: record.number == number)
+
+    def resolve(self, name: str, alias: str) -> VersionRecord | None:
+        """The version that an alias names, or None."""
+        if not _may_be(check_alias, alias):
+            return None
+        return self._one(name, f"aliases/{segment(alias)}", lambda record: alias in record.aliases)
+
+    def find_digest(self, name: str, digest: bytes) -> VersionRecord | None:
+        """The living version of an artifact whose root digest is this, or None."""
+        if len(digest) != DIGEST_SIZE:
+            return None
+        return self._one(name, f"digests/{digest.hex()}", lambda record: record.digest == digest)
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Aliases of an artifact with the number each names."""
+        if not _may_be(check_name, name):
+            return {}
+
+        def pick(whole: wire.Versions) -> wire.Aliases:
+            return wire.Aliases({alias: record.number for record in whole.versions for alias in record.aliases})
+
+        found = self._read(f"artifacts/{segment(name)}/aliases", wire.Aliases, _versions_of(name), wire.Versions, pick)
+        return dict(sorted(found.aliases.items())) if found is not None else {}
+
+    def _one(self, name: str, path: str, wanted: Callable[[VersionRecord], bool]) -> VersionRecord | None:
+        if not _may_be(check_name, name):
+            return None
+
+        def pick(whole: wire.Versions) -> VersionRecord | None:
+            return next(filter(wanted, whole.versions), None)
+
+        return self._read(f"artifacts/{segment(name)}/{path}", VersionRecord, _versions_of(name), wire.Versions, pick)
+
+    def _read(
+        self,
+        path: str,
+        kind: type[T],
+        within: str = "",
+        whole: type[W] | None = None,
+        pick: Callable[[W], T | None] | None = None,
+    ) -> T | None:
+        """The answer to a question, None for absence. ``pick`` takes it from the answer to the question ``within``."""
+        known = self._known
+        if known is not None and self._followed():
+            for place, take in ((path, None), (within, pick)):
+                held = self._answers.held(place) if place else None
+                if held is not None and held.revision == known:
+                    return held.value if take is None or held.value is None else take(held.value)
+        return self._ask(path, kind, within, whole, pick)
+
+    def _ask(
+        self,
+        path: str,
+        kind: type[T],
+        within: str = "",
+        whole: type[W] | None = None,
+        pick: Callable[[W], T | None] | None = None,
+    ) -> T | None:
+        deadline = time.monotonic() + self._connection.seconds
+        try:
+            return self._fetch(path, kind, self._connection.seconds, hasty=True)
+        except ArtifactFSError as error:
+            if self._connection.online:
+                raise
+            last = self._answers.last(path, kind)
+            found = last.value if last is not None else None
+            other = self._answers.last(within, whole) if whole is not None else None
+            if other is not None and other.value is not None and pick is not None:
+                picked = pick(other.value)
+                if picked is not None and (last is None or last.heard <= other.heard):
+                    found = picked
+            if found is not None:
+                return found
+            left = deadline - time.monotonic()
+            if left <= 0 or not isinstance(error, Unavailable):
+                raise
+        # Nobody else can tell: the server is waited for, in case it is only being restarted.
+        return self._fetch(path, kind, left, hasty=False)
+
+    def _fetch(self, path: str, kind: type[T], seconds: float, *, hasty: bool) -> T | None:
+        # The answer is as new as what was known when it was asked for, at least.
+        before = self._known
+        value: T | None = None
+        body = b""
+        revision: int | None = None
+        try:
+            reply = self._connection.ask("GET", self._base + path, seconds=seconds, hasty=hasty)
+        except NotFound:
+            pass
+        else:
+            value = self._connection.read(reply, kind)
+            body = reply.body if reply.media == wire.MSGPACK else wire.encode(value)
+            revision = reply.revision
+            self._hear(revision, before)
+        self._answers.keep(path, Answer(value, body, revision=before, heard=revision or before or 0))
+        return value
+
+    # -- chunk index -----------------------------------------------------------------------------------------------
+
+    def missing(self, digests: Collection[bytes]) -> set[bytes]:
+        """Those of these chunks (any number) that the project does not hold."""
+        found: set[bytes] = set()
+        for batch in _batches(digests):
+            found.update(self._call(wire.Digests, "POST", "chunks/missing", wire.Digests(batch)).digests)
+        return found
+
+    def locate(self, digests: Collection[bytes]) -> dict[bytes, Location]:
+        """Where these chunks (any number) are; unknown ones are left out."""
+        found: dict[bytes, Location] = {}
+        for batch in _batches(digests):
+            found.update(wire.from_places(self._call(wire.Places, "POST", "chunks/locate", wire.Digests(batch))))
+        return found
+
+    def add_packs(self, packs: Iterable[PackRow], *, session: int | None = None) -> None:
+        """Record packs that are durable in the Store. The server reads and checks them first.
+
+        All or none, unless there are more than fit into a message (50,000 chunks): then all or none of each message's.
+        """
+        for batch in _pack_batches(packs):
+            seconds = self._connection.seconds + PACK_SECONDS * len(batch)
+            self._tell("POST", "packs", wire.NewPacks(batch, session), seconds=seconds)
+
+    def packs(self) -> list[tuple[str, int]]:
+        """Every pack of the project: digest and size in bytes."""
+        return self._call(wire.Packs, "GET", "packs").packs
+
+    # -- commit ----------------------------------------------------------------------------------------------------
+
+    def commit(self, request: CommitRequest) -> CommitResult:
+        """Make, or reuse, a version, durable on return. Repeated by itself when the reply is lost: its id makes it one commit."""
+        return self._call(CommitResult, "POST", "commits", request)
+
+    def move_aliases(self, name: str, number: int, aliases: Sequence[str]) -> VersionRecord:
+        """Point aliases at a version. `latest` too, when asked. NotFound without such a version."""
+        message = wire.AliasNames(list(aliases))
+        return self._call(VersionRecord, "POST", f"{self._version_path(name, number)}/aliases", message)
+
+    def remove_aliases(self, name: str, aliases: Sequence[str]) -> None:
+        """Remove aliases, all or none. NotFound names those that are not there; `latest` cannot be removed (Conflict)."""
+        path = f"artifacts/{segment(check_name(name))}/aliases"
+        try:
+            self._tell("POST", f"{path}/remove", wire.AliasNames(list(aliases)), once=True)
+        except Unavailable:
+            # Sent again after a lost reply it would not find them. What is there tells whether they were removed.
+            present = self._call(wire.Aliases, "GET", path).aliases
+            if not present.keys().isdisjoint(aliases):
+                self._tell("POST", f"{path}/remove", wire.AliasNames(list(aliases)))
+
+    def edit(
+        self, name: str, number: int, *, description: str | None = None, metadata: dict[str, Any] | None = None
+    ) -> VersionRecord:
+        """Replace description or metadata of a version (None leaves as is). NotFound without such a version."""
+        return self._call(VersionRecord, "PATCH", self._version_path(name, number), wire.Edit(description, metadata))
+
+    def _version_path(self, name: str, number: int) -> str:
+        if not 0 <= number <= LARGEST:
+            raise NotFound(f"there is no {check_name(name)}:v{number}; `artifactfs log {name}` lists what is there")
+        return f"artifacts/{segment(check_name(name))}/versions/{number}"
+
+    # -- sessions --------------------------------------------------------------------------------------------------
+
+    def open_session(self, kind: str, *, seconds: float) -> int:
+        """Register a writer or reader that lives for ``seconds`` unless renewed; returns its id."""
+        return self._call(wire.Session, "POST", "sessions", wire.NewSession(kind, seconds)).session
+
+    def renew_session(self, session: int, *, seconds: float) -> None:
+        """Prolong a session. Conflict when it has expired or was closed."""
+        self._tell("PUT", f"sessions/{session}", wire.SessionLife(seconds))
+
+    def close_session(self, session: int) -> None:
+        """End a session. Idempotent."""
+        self._tell("DELETE", f"sessions/{session}")
+
+    # -- health ----------------------------------------------------------------------------------------------------
+
+    def check(self) -> list[str]:
+        """Damages of the database itself, one line each; empty when it is whole. Takes 600 s at most."""
+        return self._call(wire.Damages, "GET", "check", seconds=CHECK_SECONDS).damages
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def _call(self, kind: type[T], method: str, path: str, message: Any = None, *, seconds: float | None = None) -> T:
+        return self._connection.read(self._tell(method, path, message, seconds=seconds), kind)
+
+    def _tell(
+        self, method: str, path: str, message: Any = None, *, seconds: float | None = None, once: bool = False
+    ) -> Reply:
+        before = self._known
+        reply = self._connection.ask(method, self._base + path, message, seconds=seconds, answer=seconds, once=once)
+        self._hear(reply.revision, before)
+        return reply
+
+
+def _may_be(check: Callable[[str], str], text: str) -> bool:
+    """Whether text keeps the grammar; what does not is nowhere, and has no place in a URL."""
+    try:
+        check(text)
+    except (InvalidInput, UnicodeError):
+        return False
+    return True
+
+
+def _versions_of(name: str) -> str:
+    return f"artifacts/{segment(name)}/versions"
+
+
+def _batches(digests: Collection[bytes]) -> Iterator[list[bytes]]:
+    rest = iter(digests)
+    while batch := list(islice(rest, wire.BATCH)):
+        yield batch
+
+
+def _pack_batches(packs: Iterable[PackRow]) -> Iterator[list[PackRow]]:
+    batch: list[PackRow] = []
+    rows = 0
+    for pack in packs:
+        if batch and rows + len(pack.chunks) > wire.BATCH:
+            yield batch
+            batch, rows = [], 0
+        batch.append(pack)
+        rows += len(pack.chunks)
+    if batch:
+        yield batch

@@ -1,0 +1,261 @@
+"""The messages between client and server, once for both: structs, encodings, headers, error codes, the protocol's version.
+
+Used by ``remote/`` and ``server/``. Pure values, safe from any thread. A message is msgpack or JSON, as ``Content-Type`` says, of the
+same struct; in JSON bytes are base64. The records of ``model/records.py`` travel as they are. Paths and what each takes and gives:
+the server's OpenAPI document.
+
+A message may gain fields with defaults without a new protocol version: unknown fields are ignored by both sides.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from artifactfs import errors
+from artifactfs.errors import ArtifactFSError, Format, InvalidInput
+from artifactfs.model.records import ArtifactRecord, Location, PackRow, VersionRecord
+
+PROTOCOL: Final = 1
+"""What this release speaks. A server answers requests from OLDEST_PROTOCOL to this one, a client takes the same of a server."""
+OLDEST_PROTOCOL: Final = 1
+
+PROTOCOL_HEADER: Final = "ArtifactFS-Protocol"
+"""In every request and every response: the number of the speaker's protocol. A response without it is not of an ArtifactFS server."""
+REVISION_HEADER: Final = "ArtifactFS-Revision"
+"""In every response below /v1/projects/NAME: the project's revision when the request had been carried out."""
+
+MSGPACK: Final = "application/msgpack"
+JSON: Final = "application/json"
+BYTES: Final = "application/octet-stream"
+
+MESSAGE_LIMIT: Final = 16 << 20
+"""Bytes of a message at most, in both directions; batches are cut to fit: 100,000 digests are 3.4 MB."""
+OBJECT_LIMIT: Final = 128 << 20
+"""Bytes of an uploaded object at most. Packs close at 64 MiB, so the last chunk makes them 68 MiB at most."""
+BATCH: Final = 50_000
+"""Digests of one question at most, and rows of packs of one message."""
+AHEAD: Final = 1 << 20
+"""Bytes of nodes that a client asks for along with a node."""
+POLL_SECONDS: Final = 50.0
+"""The longest that a server lets a request for a revision wait: below the 60 s after which proxies usually give up."""
+
+T = TypeVar("T")
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """The body of every response that is an error. ``code`` is one of the codes of ``errors.py``."""
+
+    code: str
+    message: str
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """What answers at an address: GET /v1."""
+
+    service: str  # "artifactfs"
+    version: str
+    protocol: int
+    oldest_protocol: int
+
+
+class Revision(msgspec.Struct, frozen=True):
+    """A project's revision."""
+
+    revision: int
+
+
+class Artifacts(msgspec.Struct, frozen=True):
+    """All artifacts, sorted by name."""
+
+    artifacts: list[ArtifactRecord]
+
+
+class Versions(msgspec.Struct, frozen=True):
+    """Living versions of an artifact, rising numbers; empty when it is not there."""
+
+    versions: list[VersionRecord]
+
+
+class Aliases(msgspec.Struct, frozen=True):
+    """Aliases with the number each names."""
+
+    aliases: dict[str, int]
+
+
+class AliasNames(msgspec.Struct, frozen=True):
+    """Aliases to move to a version, or to remove."""
+
+    aliases: list[str]
+
+
+class Edit(msgspec.Struct, frozen=True):
+    """What to replace of a version; None leaves as is."""
+
+    description: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class Digests(msgspec.Struct, frozen=True):
+    """Digests of chunks, at most BATCH."""
+
+    digests: list[bytes]
+
+
+class Places(msgspec.Struct, frozen=True):
+    """Where chunks are. ``places``: digest, index in ``packs``, offset, stored length, plain size, flags."""
+
+    packs: list[str]
+    places: list[tuple[bytes, int, int, int, int, int]]
+
+
+class NodesWanted(msgspec.Struct, frozen=True):
+    """Nodes of Sequences (of directories and chunk lists), of which only those that the project holds come back.
+
+    ``ahead``: bytes of nodes below them, nearest first, that may come along. Of chunk lists the places of all listed chunks come too.
+    """
+
+    digests: list[bytes]
+    ahead: int = 0
+
+
+class PathWanted(msgspec.Struct, frozen=True):
+    """All nodes from a directory's root along a path, as far as it exists; of a large file its chunk list too."""
+
+    digest: bytes
+    path: str
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One node: ``data`` as stored, ``size`` plain bytes; ``flags`` as in a Location, with the kind."""
+
+    digest: bytes
+    size: int
+    flags: int
+    data: bytes
+
+
+class Nodes(msgspec.Struct, frozen=True):
+    """Nodes, and the places of chunks that will be read next."""
+
+    nodes: list[Node]
+    places: Places
+
+
+class NewPacks(msgspec.Struct, frozen=True):
+    """Packs to record. They were uploaded before; each chunk is checked against its digest first."""
+
+    packs: list[PackRow]
+    session: int | None = None
+
+
+class Packs(msgspec.Struct, frozen=True):
+    """Every pack of a project: digest and size in bytes."""
+
+    packs: list[tuple[str, int]]
+
+
+class NewSession(msgspec.Struct, frozen=True):
+    """A session to open; ``seconds`` that it lives unless renewed."""
+
+    kind: str
+    seconds: float
+
+
+class SessionLife(msgspec.Struct, frozen=True):
+    """For how long a session is renewed."""
+
+    seconds: float
+
+
+class Session(msgspec.Struct, frozen=True):
+    """A session's id."""
+
+    session: int
+
+
+class Damages(msgspec.Struct, frozen=True):
+    """Damages of the database, one line each."""
+
+    damages: list[str]
+
+
+class Objects(msgspec.Struct, frozen=True):
+    """Objects of the store: key and size in bytes, sorted by key; at most BATCH. ``more``: ask again with ``after`` the last key."""
+
+    objects: list[tuple[str, int]]
+    more: bool = False
+
+
+def encode(message: Any, media: str = MSGPACK) -> bytes:
+    """A message as bytes of this media type."""
+    return msgspec.json.encode(message) if media == JSON else msgspec.msgpack.encode(message)
+
+
+def decode(data: bytes | memoryview, kind: type[T], media: str = MSGPACK) -> T:
+    """A message of a type. Raises InvalidInput for anything else, and for a media type that is neither msgpack nor JSON."""
+    name = media.partition(";")[0].strip().lower()
+    try:
+        if name == MSGPACK:
+            return msgspec.msgpack.decode(data, type=kind)
+        if name == JSON:
+            return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"the message is not a valid {kind.__name__}: {error}") from error
+    raise InvalidInput(f"cannot read a message of type {name or 'none'!r}; send {MSGPACK} or {JSON}")
+
+
+def check_protocol(text: str | None, speaker: str) -> None:
+    """Refuse a ``speaker`` (this client, the server at URL) whose protocol is not spoken here. Raises Format with what to upgrade."""
+    try:
+        number = int(text or "")
+    except ValueError:
+        raise Format(f"{speaker} does not speak the ArtifactFS protocol; is the address right?") from None
+    if number < OLDEST_PROTOCOL:
+        raise Format(
+            f"{speaker} speaks protocol {number}, too old for this side ({OLDEST_PROTOCOL} to {PROTOCOL}); upgrade it"
+        )
+
+
+def to_places(found: dict[bytes, Location]) -> Places:
+    """Places by digest as a message: a pack's name, 64 bytes, comes once and not with each of its thousands of chunks."""
+    packs: dict[str, int] = {}
+    places = [
+        (digest, packs.setdefault(place.pack, len(packs)), place.offset, place.length, place.size, place.flags)
+        for digest, place in found.items()
+    ]
+    return Places(list(packs), places)
+
+
+def from_places(message: Places) -> dict[bytes, Location]:
+    """Places by digest. Raises Format when the message contradicts itself."""
+    packs = message.packs
+    try:
+        return {
+            digest: Location(packs[pack], offset, length, size, flags)
+            for digest, pack, offset, length, size, flags in message.places
+        }
+    except IndexError as error:
+        raise Format("the server names a pack that it does not list; upgrade it") from error
+
+
+def _subclasses() -> dict[str, type[ArtifactFSError]]:
+    return {
+        kind.code: kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, ArtifactFSError)
+    }
+
+
+_KINDS: Final = _subclasses()
+
+
+def to_failure(error: ArtifactFSError) -> Failure:
+    """An error as the body of a response."""
+    return Failure(error.code, str(error))
+
+
+def from_failure(failure: Failure) -> ArtifactFSError:
+    """The error that a server reported; of an unknown kind it is the base."""
+    return _KINDS.get(failure.code, ArtifactFSError)(failure.message)

@@ -1,0 +1,1 @@
+"""The HTTP adapter: exposes the Store and Registry contracts of a repository."""

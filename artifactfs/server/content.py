@@ -1,0 +1,78 @@
+"""Routes of the chunk index and of nodes: what is missing, where it is, nodes below a directory or along a path, new packs."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Final
+
+from starlette.responses import Response
+
+from artifactfs.content.admission import check_upload
+from artifactfs.errors import Integrity, InvalidInput
+from artifactfs.registry.chunks import check_pack
+from artifactfs.remote import wire
+from artifactfs.server.calls import ProjectCall
+from artifactfs.server.document import Operations
+from artifactfs.server.failures import Refusal
+from artifactfs.server.nodes import along_path, with_nodes_below
+
+operation: Final = Operations("Content")
+
+
+@operation("POST", "/chunks/missing", takes=wire.Digests, gives=wire.Digests)
+async def missing(call: ProjectCall) -> Response:
+    """Those of these chunks that the project does not hold."""
+    asked = _bounded((await call.message(wire.Digests)).digests)
+    return await call.read(lambda registry: wire.Digests(list(registry.missing(asked))))
+
+
+@operation("POST", "/chunks/locate", takes=wire.Digests, gives=wire.Places)
+async def locate(call: ProjectCall) -> Response:
+    """Where these chunks are; unknown ones are left out."""
+    asked = _bounded((await call.message(wire.Digests)).digests)
+    return await call.read(lambda registry: wire.to_places(registry.locate(asked)))
+
+
+@operation("POST", "/nodes", takes=wire.NodesWanted, gives=wire.Nodes)
+async def nodes(call: ProjectCall) -> Response:
+    """Nodes, with some below them. An answer is bounded: what does not fit is left out, like what is not held, and asked for again."""
+    wanted = await call.message(wire.NodesWanted)
+    _bounded(wanted.digests)
+    return await call.read(lambda registry: with_nodes_below(call.service.store, registry, wanted))
+
+
+@operation("POST", "/path", takes=wire.PathWanted, gives=wire.Nodes)
+async def path(call: ProjectCall) -> Response:
+    """All nodes along a path, and where what lies at its end is: one request to open a file."""
+    wanted = await call.message(wire.PathWanted)
+    return await call.read(lambda registry: along_path(call.service.store, registry, wanted))
+
+
+@operation("GET", "/packs", gives=wire.Packs)
+async def packs(call: ProjectCall) -> Response:
+    """Every pack of the project: digest and size in bytes."""
+    return await call.read(lambda registry: wire.Packs(registry.packs()))
+
+
+@operation("POST", "/packs", takes=wire.NewPacks, fails=(409, 422, 507))
+async def add_packs(call: ProjectCall) -> Response:
+    """Record packs that were uploaded, all or none. Each is read and every chunk checked against its digest first."""
+    new = await call.message(wire.NewPacks)
+    for pack in new.packs:
+        check_pack(pack)
+    service = call.service
+    checks = (service.checking.run(partial(check_upload, service.store, pack)) for pack in new.packs)
+    # To their ends, also when one fails: the next request need not compete with what is left of this one.
+    for failure in await asyncio.gather(*checks, return_exceptions=True):
+        if isinstance(failure, Integrity):
+            raise Refusal(422, failure)
+        if isinstance(failure, BaseException):
+            raise failure
+    return await call.write(lambda registry: registry.add_packs(new.packs, session=new.session))
+
+
+def _bounded(digests: list[bytes]) -> list[bytes]:
+    if len(digests) > wire.BATCH:
+        raise InvalidInput(f"{len(digests)} digests are too many for one question; ask for {wire.BATCH} at a time")
+    return digests

@@ -1,0 +1,170 @@
+"""Routes of what has a meaning: revision, artifacts, versions, aliases, commits, sessions, health of the database.
+
+Each is one method of the Registry contract, whose docstrings say what they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Final
+
+from fastapi import Path, Query
+from starlette.responses import Response
+
+from artifactfs.errors import NotFound
+from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, VersionRecord
+from artifactfs.registry.contract import Registry
+from artifactfs.remote import wire
+from artifactfs.server.calls import ProjectCall
+from artifactfs.server.document import Operations
+
+operation: Final = Operations("Versions")
+
+Name = Annotated[str, Path(description="The artifact's name.")]
+Number = Annotated[int, Path(description="The version's number.")]
+Alias = Annotated[str, Path(description="The alias.")]
+Digest = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="Digest of the root Tree, hexadecimal.")]
+SessionId = Annotated[int, Path(description="The session's id.")]
+
+
+@operation("GET", "/revision", gives=wire.Revision)
+async def revision(
+    call: ProjectCall,
+    after: Annotated[int | None, Query(description="Wait until the revision is another than this one.")] = None,
+    seconds: Annotated[
+        float,
+        Query(
+            ge=0, allow_inf_nan=False, description=f"How long to wait at most; never longer than {wire.POLL_SECONDS:g}."
+        ),
+    ] = wire.POLL_SECONDS,
+) -> Response:
+    """The project's revision, at once or when it has changed: how changes made elsewhere are followed."""
+    if after is None or seconds <= 0:
+        return await call.read(lambda registry: wire.Revision(registry.revision()))
+    gone = asyncio.create_task(_gone(call))
+    try:
+        present = await call.service.changes.wait(call.project, after, min(seconds, wire.POLL_SECONDS), gone)
+    finally:
+        gone.cancel()
+    call.request.state.revision = present
+    return call.told(wire.Revision(present))
+
+
+async def _gone(call: ProjectCall) -> None:
+    """Returns when the client has gone away."""
+    while (await call.request.receive())["type"] != "http.disconnect":
+        pass
+
+
+@operation("GET", "/artifacts", gives=wire.Artifacts)
+async def artifacts(call: ProjectCall) -> Response:
+    """All artifacts that have a living version, sorted by name."""
+    return await call.read(lambda registry: wire.Artifacts(registry.artifacts()))
+
+
+@operation("GET", "/artifacts/{name}", gives=ArtifactRecord, fails=(404,))
+async def artifact(call: ProjectCall, name: Name) -> Response:
+    """One artifact."""
+
+    def find(registry: Registry) -> ArtifactRecord:
+        found = registry.artifact(name)
+        if found is None:
+            raise NotFound(f"no artifact {name!r} in project {call.project!r}")
+        return found
+
+    return await call.read(find)
+
+
+@operation("GET", "/artifacts/{name}/versions", gives=wire.Versions)
+async def versions(call: ProjectCall, name: Name) -> Response:
+    """Living versions of an artifact, rising numbers; empty when the artifact is not there."""
+    return await call.read(lambda registry: wire.Versions(registry.versions(name)))
+
+
+@operation("GET", "/artifacts/{name}/versions/{number}", gives=VersionRecord, fails=(404,))
+async def version(call: ProjectCall, name: Name, number: Number) -> Response:
+    """One living version."""
+    return await call.read(lambda registry: _there(registry.version(name, number), f"{name}:v{number}"))
+
+
+@operation("PATCH", "/artifacts/{name}/versions/{number}", takes=wire.Edit, gives=VersionRecord, fails=(404,))
+async def edit(call: ProjectCall, name: Name, number: Number) -> Response:
+    """Replace description or metadata of a version."""
+    new = await call.message(wire.Edit)
+    return await call.write(
+        lambda registry: registry.edit(name, number, description=new.description, metadata=new.metadata)
+    )
+
+
+@operation(
+    "POST", "/artifacts/{name}/versions/{number}/aliases", takes=wire.AliasNames, gives=VersionRecord, fails=(404,)
+)
+async def move_aliases(call: ProjectCall, name: Name, number: Number) -> Response:
+    """Point aliases at a version; `latest` too, when asked."""
+    moved = await call.message(wire.AliasNames)
+    return await call.write(lambda registry: registry.move_aliases(name, number, moved.aliases))
+
+
+@operation("POST", "/artifacts/{name}/aliases/remove", takes=wire.AliasNames, fails=(404, 409))
+async def remove_aliases(call: ProjectCall, name: Name) -> Response:
+    """Remove aliases, all or none. `latest` cannot be removed."""
+    removed = await call.message(wire.AliasNames)
+    return await call.write(lambda registry: registry.remove_aliases(name, removed.aliases))
+
+
+@operation("GET", "/artifacts/{name}/aliases", gives=wire.Aliases)
+async def aliases(call: ProjectCall, name: Name) -> Response:
+    """Aliases of an artifact with the number each names."""
+    return await call.read(lambda registry: wire.Aliases(registry.aliases(name)))
+
+
+@operation("GET", "/artifacts/{name}/aliases/{alias}", gives=VersionRecord, fails=(404,))
+async def resolve(call: ProjectCall, name: Name, alias: Alias) -> Response:
+    """The version that an alias names."""
+    return await call.read(lambda registry: _there(registry.resolve(name, alias), f"{name}:{alias}"))
+
+
+@operation("GET", "/artifacts/{name}/digests/{digest}", gives=VersionRecord, fails=(404,))
+async def find_digest(call: ProjectCall, name: Name, digest: Digest) -> Response:
+    """The living version of an artifact with these contents."""
+    wanted = bytes.fromhex(digest)
+    return await call.read(lambda registry: _there(registry.find_digest(name, wanted), f"{name}@blake3:{digest}"))
+
+
+@operation("POST", "/commits", takes=CommitRequest, gives=CommitResult, fails=(409, 507))
+async def commit(call: ProjectCall) -> Response:
+    """Make, or reuse, a version: the commit point. A repetition with the same commit id returns what it made."""
+    request = await call.message(CommitRequest)
+    return await call.write(lambda registry: registry.commit(request))
+
+
+@operation("POST", "/sessions", takes=wire.NewSession, gives=wire.Session)
+async def open_session(call: ProjectCall) -> Response:
+    """Register a writer or reader."""
+    new = await call.message(wire.NewSession)
+    return await call.write(lambda registry: wire.Session(registry.open_session(new.kind, seconds=new.seconds)))
+
+
+@operation("PUT", "/sessions/{session}", takes=wire.SessionLife, fails=(409,))
+async def renew_session(call: ProjectCall, session: SessionId) -> Response:
+    """Prolong a session that has not ended."""
+    life = await call.message(wire.SessionLife)
+    return await call.write(lambda registry: registry.renew_session(session, seconds=life.seconds))
+
+
+@operation("DELETE", "/sessions/{session}")
+async def close_session(call: ProjectCall, session: SessionId) -> Response:
+    """End a session."""
+    return await call.write(lambda registry: registry.close_session(session))
+
+
+@operation("GET", "/check", gives=wire.Damages)
+async def check(call: ProjectCall) -> Response:
+    """Damages of the database itself. Reads everything once."""
+    return await call.examine(lambda registry: wire.Damages(registry.check()))
+
+
+def _there(found: VersionRecord | None, name: str) -> VersionRecord:
+    if found is None:
+        raise NotFound(f"there is no {name}")
+    return found
