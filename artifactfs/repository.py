@@ -151,7 +151,7 @@ class Repository:
             raise
         registry = RemoteRegistry(connection, project=project, memory=kept)
         store = RemoteStore(connection, project, spool=cache.directory)
-        source = FetchedSource(store, registry, RemoteNodes(connection, project), kept)
+        source = FetchedSource(store, registry, RemoteNodes(connection, project), kept, seconds=seconds)
         return cls(connection.url, registry=registry, store=store, source=source, disk=cache.directory, cache=kept)
 
     @classmethod
@@ -254,6 +254,7 @@ class Repository:
 
     def find(self, version: VersionRecord, path: str) -> Found:
         """The entry of a path (not empty) in a version. NotFound names the version and near misses."""
+        self.reader.path(version.digest, path)
         found = self.trees.find(version.digest, path)
         if found is None:
             raise NotFound(f"{version.name} has no {path!r}; `artifactfs ls {version.name}` lists what it has")

@@ -323,7 +323,7 @@ class Cache:
         """Nothing could be asked: the next ones are not to wait for the same."""
         if not shelf.gone():
             self._missing_until = time.monotonic() + REST_SECONDS
-        self._caretaker.mend(error)
+        self._caretaker.mend(shelf, error)
 
     def _open_shelf(self) -> Shelf:
         settings = self._settings

@@ -123,9 +123,9 @@ class Caretaker:
             self._tasks.put(task)
             self.start()
 
-    def mend(self, error: ArtifactFSError) -> None:
-        """Do what an error asks for that was met elsewhere, by and by."""
-        self.later(lambda _: self._mend(error))
+    def mend(self, shelf: Shelf, error: ArtifactFSError) -> None:
+        """Do what an error asks for that was met in asking a shelf, by and by, unless that has been replaced meanwhile."""
+        self.later(lambda current: self._mend(error) if current is shelf else None)
 
     def close(self) -> None:
         """End the thread, after a last look, and close the shelf. Idempotent."""

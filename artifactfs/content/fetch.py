@@ -19,7 +19,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from artifactfs.content.memory import MEMORY, ChunkMemory
+from artifactfs.content.memory import MEMORY, ChunkMemory, Key
 from artifactfs.content.pack import decode_index, index_key
 from artifactfs.content.places import Place, Places
 from artifactfs.content.pool import FetchPool
@@ -54,8 +54,6 @@ TABLE_LIMIT: Final = 4 << 20
 """Bytes of a pack's table of contents that is worth having for a walk: 80,000 chunks of 64 MiB."""
 TABLES: Final = 16
 """Tables of packs remembered."""
-CLAIM_SECONDS: Final = 60.0
-"""How long another process is given for a chunk that it claimed; if it takes longer this one fetches it too."""
 BACKLOG: Final = 64 << 20
 """Bytes that may wait to be written into the cache; past it whoever fetched them writes them."""
 CLOSE_SECONDS: Final = 10.0
@@ -69,16 +67,29 @@ Found = tuple[bytes, Place]
 
 
 class FetchedSource:
-    """A :class:`~artifactfs.content.source.Source` with a network between."""
+    """A :class:`~artifactfs.content.source.Source` with a network between.
+
+    ``seconds``: the bound of one request, and of the wait for a chunk that another process is fetching; after that it is fetched here
+    too. So a chunk comes, or an error, within three times as long.
+    """
 
     def __init__(
-        self, store: Store, registry: Registry, nodes: NodeSource, cache: Cache, *, memory: int = MEMORY
+        self,
+        store: Store,
+        registry: Registry,
+        nodes: NodeSource,
+        cache: Cache,
+        *,
+        seconds: float = 30.0,
+        memory: int = MEMORY,
     ) -> None:
+        self._seconds = seconds
         self._store = store
         self._nodes = nodes
         self._cache = cache
         self._places = Places(registry)
-        self._memory = ChunkMemory(memory)
+        # A fetch waits for another process's, asks where the chunk is, and fetches it.
+        self._memory = ChunkMemory(memory, seconds=3 * seconds + 1)
         self._held: Recent[Held] = Recent(200_000)  # chunks of data that the cache is known to have
         self._walks = Walks()
         self._tables: dict[str, list[ChunkRow]] = {}
@@ -110,8 +121,8 @@ class FetchedSource:
         data = self._from_cache(name, kind, near)
         if data is None:
             claimed = self._cache.claim(name)
-            if not claimed and not self._cache.claim_within(name, CLAIM_SECONDS):
-                _logger.warning("another process has had chunk %s for %s s", format_digest(name), CLAIM_SECONDS)
+            if not claimed and not self._cache.claim_within(name, self._seconds):
+                _logger.warning("another process has been fetching chunk %s for long", format_digest(name))
             try:
                 # Whoever had it may have fetched it meanwhile.
                 data = self._from_cache(name, kind, ())
@@ -210,32 +221,44 @@ class FetchedSource:
             siblings = list(near[:SIBLINGS])
             held = self._cache.find(siblings, kind) if siblings else {}
             wanted += [other for other in siblings if other not in held]
-        found, places = self._nodes.nodes(wanted, ahead=AHEAD if kind == TREE else 0)
-        self._places.remember(places)
-        data = None
+        for _ in range(2):  # damaged on the way, or there: asking once more tells which
+            found, places = self._nodes.nodes(wanted, ahead=AHEAD if kind == TREE else 0)
+            self._places.remember(places)
+            data = self._land_nodes(found, claimed=[name]).get((kind, name))
+            if data is not None:
+                return data
+            if all(row.digest != name for row, _ in found):
+                raise absent(name)
+            wanted = [name]
+        raise Integrity(f"node {format_digest(name)} came damaged from the server; run `artifactfs verify` there")
+
+    def path(self, directory: bytes, path: str) -> None:
+        """Get all nodes along a path by one request, unless its first one is here: then those that lack come one by one."""
+        key = (TREE, directory)
+        if key not in self._memory and not self._cache.find((directory,), TREE):
+            found, places = self._nodes.path(directory, path)
+            self._places.remember(places)
+            self._land_nodes(found, claimed=[])
+
+    def _land_nodes(self, found: Sequence[tuple[ChunkRow, bytes]], *, claimed: list[bytes]) -> dict[Key, bytes]:
+        """Verify nodes, and keep those that are sound, in memory and in the cache; returns their plain bytes."""
+        landed: dict[Key, bytes] = {}
         rows: list[ChunkRow] = []
         parts: list[bytes] = []
         for row, stored in found:
-            location = Location("", 0, row.length, row.size, row.flags)
-            own = row.digest == name
+            kind = kind_of_flags(row.flags)
             try:
-                plain = opened(stored, location, row.digest, kind if own else kind_of_flags(row.flags))
-            except Integrity as error:
-                if own:
-                    raise Integrity(
-                        f"node {format_digest(name)} came damaged from the server; run `artifactfs verify` there"
-                    ) from error
-                continue
+                plain = opened(stored, _location("", row), row.digest, kind)
+            except ArtifactFSError:
+                continue  # whoever wants it asks for it, and is told
             self._count(row.length)
             rows.append(row)
             parts.append(stored)
-            if own:
-                data = plain
-            self._memory.land((kind_of_flags(row.flags), row.digest), plain)
-        if data is None:
-            raise absent(name)
-        self._keep(rows, parts, claimed=[name])
-        return data
+            landed[kind, row.digest] = plain
+            self._memory.land((kind, row.digest), plain)
+        if rows:
+            self._keep(rows, parts, claimed=claimed)
+        return landed
 
     # -- ahead ---------------------------------------------------------------------------------------------------------
 

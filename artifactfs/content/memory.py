@@ -45,7 +45,8 @@ class Flight:
 class ChunkMemory:
     """Chunks by kind and digest, up to a number of bytes; those that lie ``raw`` on a local disk have a share of their own."""
 
-    def __init__(self, limit: int = MEMORY, *, raw_limit: int | None = None) -> None:
+    def __init__(self, limit: int = MEMORY, *, raw_limit: int | None = None, seconds: float | None = None) -> None:
+        self._seconds = WAIT_SECONDS if seconds is None else seconds
         self._lock = threading.Lock()
         self._chunks = _Kept(limit)
         self._raw = self._chunks if raw_limit is None else _Kept(min(limit, raw_limit))
@@ -125,9 +126,9 @@ class ChunkMemory:
 
     def _wait(self, flight: Flight, name: bytes) -> bytes | None:
         try:
-            if not flight.done.wait(WAIT_SECONDS):
+            if not flight.done.wait(self._seconds):
                 raise Unavailable(
-                    f"chunk {format_digest(name)} did not come within {WAIT_SECONDS:.0f} s; try again later"
+                    f"chunk {format_digest(name)} did not come within {self._seconds:.0f} s; try again later"
                 )
         finally:
             with self._lock:

@@ -120,6 +120,10 @@ class ContentReader:
         """A small file, one chunk, was read: others may follow it."""
         self._source.touched(name)
 
+    def path(self, directory: bytes, path: str) -> None:
+        """A path below a directory will be looked up: get the nodes along it at once, where that saves requests."""
+        self._source.path(directory, path)
+
     def ready(self, name: bytes) -> bool:
         """Whether a chunk of data comes without a network."""
         return (DATA, name) in self._memory or self._source.ready(name)

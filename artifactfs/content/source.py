@@ -35,6 +35,9 @@ class Source(Protocol):
         damaged, missing, or of another kind; Unavailable, Access and NoSpace as the Store and the Registry do.
         """
 
+    def path(self, directory: bytes, path: str) -> None:
+        """A path below a directory will be looked up: get the nodes along it at once, where that saves requests."""
+
     def read_verified(self, name: bytes, begin: int, end: int) -> bytes | None:
         """A range of a chunk of data by one read of the local disk, if it lies there raw and this process has verified it."""
 

@@ -41,6 +41,10 @@ class Nodes:
             found.append((ChunkRow(name, 0, place.length, place.size, place.flags), stored))
         return found, {}
 
+    def path(self, digest: bytes, path: str) -> tuple[list[tuple[ChunkRow, bytes]], dict[bytes, Location]]:
+        """As if every part of the path were the digest of a node below."""
+        return self.nodes([digest, *map(bytes.fromhex, path.split("/"))], ahead=0)
+
 
 class Remote:
     """A repository behind a network that counts and fails on script, and readers of it that share a cache."""
@@ -326,3 +330,17 @@ def test_nodes_are_kept_apart_and_asked_for_with_those_beside_them(remote):
     assert remote.requests == 0
     with pytest.raises(Integrity, match="in no pack"):
         again.node(b"\1" * 32, TREE)
+
+
+def test_a_path_comes_by_one_request_and_damage_on_the_way_is_told(remote):
+    with ContentWriter(remote.local, remote.registry, session=None) as writer:
+        names = [writer.add_node(TREE, noise(number, 3000)) for number in range(4)]
+    flip(remote, names[3])
+    reader = remote.reader()
+    reader.path(names[0], "/".join(name.hex() for name in names[1:]))
+    assert [reader.node(name, TREE) for name in names[:3]] == [noise(number, 3000) for number in range(3)]
+    assert len(remote.nodes.asked) == 1
+    with pytest.raises(Integrity, match="came damaged from the server"):
+        reader.node(names[3], TREE)
+    reader.path(names[0], names[1].hex())
+    assert len(remote.nodes.asked) == 2
