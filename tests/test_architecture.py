@@ -42,8 +42,13 @@ SHARED = {
     "artifactfs.registry.netfs",
 }
 
-# The two bindings are adapters: each is known to the one file that chooses, and what they import stays in them.
-BINDING_LIBRARIES = {"mfusepy": {"artifactfs.mount.fusepy"}}
+# What binds to the world outside is known to one file each: a FUSE binding, the HTTP client, the cache's container.
+BINDING_LIBRARIES = {
+    "mfusepy": {"artifactfs.mount.fusepy"},
+    "requests": {"artifactfs.remote.transport"},
+    "urllib3": {"artifactfs.remote.transport"},
+    "diskcache": {"artifactfs.content.vault"},
+}
 
 # mfusepy is told by a variable, at its import, which libfuse to load; no setting is read from there.
 TELLS_A_LIBRARY = {"artifactfs.mount.fusepy"}

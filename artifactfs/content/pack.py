@@ -44,6 +44,9 @@ PACK_SIZE: Final = 64 << 20
 """Bytes after which a pack is closed: 20,000 files of 20 KB are six objects; a cold walk asks for them in a few
 requests."""
 
+PACK_CHUNKS: Final = 50_000
+"""Chunks after which a pack is closed too: its table, 2.6 MB, fits into one message however small the chunks are."""
+
 _MAGIC: Final = b"AFSI"
 _VERSION: Final = 1
 _HEADER: Final = struct.Struct("<4sHHQQ32s")
@@ -119,6 +122,11 @@ class PackUpload:
         self._hash.update(stored)
         self._rows.append(ChunkRow(digest, self.size, len(stored), size, flags))
         self.size += len(stored)
+
+    @property
+    def full(self) -> bool:
+        """Whether it is to be closed."""
+        return self.size >= PACK_SIZE or len(self._rows) >= PACK_CHUNKS
 
     def publish(self) -> PackRow:
         """Make the pack and its table of contents durable. Only then may its chunks be recorded."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from artifactfs.content.pack import PACK_SIZE, PackUpload, seal
+from artifactfs.content.pack import PackUpload, seal
 from artifactfs.model.digest import DATA
 from artifactfs.model.records import KIND_SHIFT
 
@@ -281,7 +281,7 @@ class _OpenPacks:
         self._own_file = 0
 
     def _close_full(self, pack: PackUpload) -> PackUpload | None:
-        if pack.size < PACK_SIZE:
+        if not pack.full:
             return pack
         self._closed.put(pack)
         return None

@@ -73,8 +73,8 @@ class SQLRegistry:
     def of_project(self, name: str) -> SQLRegistry:
         """The registry of another project of this database, on the same connections: closing one closes all. Costs nothing."""
         other = copy.copy(self)
-        other._name = check_name(name)
-        other._number = _NO_PROJECT
+        other._name = check_name(name)  # noqa: SLF001 - one of us
+        other._number = _NO_PROJECT  # noqa: SLF001
         return other
 
     def close(self) -> None:

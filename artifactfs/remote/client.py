@@ -120,9 +120,10 @@ class Connection:
         silence: float = SILENCE_SECONDS,
     ) -> None:
         self.url = check_url(url)
+        if not min(seconds, connect, silence) > 0:
+            raise InvalidInput(f"cannot wait {min(seconds, connect, silence):g} s for a server; give more than 0")
         self.seconds = seconds
         self.silence = min(silence, seconds)
-        self._prefix = urlsplit(self.url).path
         self._connect = min(connect, seconds)
         self._shortest_rest = min(REST_SECONDS, seconds / 10)
         self._start()

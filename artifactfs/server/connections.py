@@ -15,7 +15,7 @@ HEAD_SECONDS: Final = 30.0
 HEAD_LIMIT: Final = 64 << 10
 """Bytes of a head."""
 STALL_SECONDS: Final = 60.0
-"""How long a client may take for what was sent and is not under way yet: a block of 1 MiB, so that 18 KB/s are enough."""
+"""How long a client may take for what was sent and is not under way yet: a block of 256 KiB, so that 5 KB/s are enough."""
 
 
 class BoundedConnection(HttpToolsProtocol):

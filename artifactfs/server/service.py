@@ -2,8 +2,8 @@
 
 Made by ``app.py``. Used on the event loop's thread; what blocks goes to one of its three kinds of threads.
 
-Memory: a download holds two blocks of BLOCK bytes however slow its client is, an upload one and a half, a message at most
-MESSAGE_LIMIT and what is decoded from it. A check of uploaded packs holds one chunk a thread.
+Memory: a download holds 0.5 MiB however slow its client is and an upload 1.5 MiB (``objects.py``), a message at most MESSAGE_LIMIT and
+what is decoded from it. A check of uploaded packs holds one chunk a thread.
 """
 
 from __future__ import annotations
@@ -25,9 +25,6 @@ PROJECTS: Final = 1000
 """Projects whose registry is at hand: a few hundred bytes each, as all share the connections of one database."""
 WRITERS: Final = 4
 """Threads that change something. The database has one writer at a time; the others wait for a disk meanwhile."""
-
-BLOCK: Final = 1 << 20
-"""Bytes of an object that are read or written at once."""
 
 
 class Service:

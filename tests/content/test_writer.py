@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from artifactfs.content import pipeline
+from artifactfs.content import pack, pipeline
 from artifactfs.content.chunks import Cutter
 from artifactfs.content.local import LocalStore
 from artifactfs.content.pack import pack_key, rebuild_rows
@@ -140,7 +140,7 @@ def test_known_chunks_are_not_stored_again(store, registry):
 
 
 def test_a_chunk_is_stored_once_while_its_pack_is_on_its_way(place, registry, monkeypatch):
-    monkeypatch.setattr(pipeline, "PACK_SIZE", 1)  # every chunk closes its pack
+    monkeypatch.setattr(pack, "PACK_SIZE", 1)  # every chunk closes its pack
     monkeypatch.setattr(pipeline, "LOCAL_BATCH", pipeline.BatchLimits(1, 1 << 20, 3))  # and is handed over at once
     store = ScriptedStore(LocalStore(place / "store", create=True))
     durable, go_on = threading.Event(), threading.Event()
@@ -205,6 +205,14 @@ def test_chunks_lie_in_the_order_they_came_and_packs_are_closed_at_64_mib(store,
     assert sorted(pack.size for pack in packs) == [9 * MIB, 66 * MIB]
     order = [row.digest for pack in sorted(packs, key=lambda pack: -pack.size) for row in pack.chunks]
     assert order == [blake3(data).digest() for data in files]
+
+
+def test_packs_of_tiny_files_are_closed_by_their_number(store, registry):
+    with ContentWriter(store, registry, session=None) as writer:
+        for number in range(60_000):
+            writer.add_bytes(number.to_bytes(4, "big"))
+    packs = [rebuild_rows(store, name) for name, _ in registry.packs()]
+    assert sorted(len(pack.chunks) for pack in packs) == [10_000, 50_000]
 
 
 def test_a_large_raw_file_has_a_pack_of_its_own_in_one_piece(store, registry, place):
