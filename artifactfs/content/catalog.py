@@ -32,6 +32,8 @@ from artifactfs.model.records import ChunkRow
 BUSY_SECONDS: Final = 1.0
 """How long a call waits for another process's change: these take milliseconds, so a longer one is of a process that hangs."""
 
+_ASK_SECONDS: Final = 10.0  # for this process's other questions, each of which is bounded by that
+
 APPLICATION_ID: Final = 0x41465363  # "AFSc" in bytes 68-71 of the file
 
 KEY_SIZE: Final = 33  # bytes: digest and kind
@@ -213,8 +215,8 @@ class Catalog:
         return self._extents("complete = 0", ())
 
     def extents(self, numbers: Iterable[int]) -> list[Extent]:
-        """Extents with these numbers, as far as they are there and complete."""
-        return [found for number in numbers for found in self._extents("id = ? AND complete = 1", (number,))]
+        """Extents with these numbers, as far as they are there."""
+        return [found for number in numbers for found in self._extents("id = ?", (number,))]
 
     def numbers(self, part: int) -> set[int]:
         """Numbers of all extents of a part, also of those that are being written."""
@@ -247,15 +249,21 @@ class Catalog:
             return None
         return recorded
 
-    def remove(self, extents: Iterable[Extent]) -> None:
-        """Forget extents and their chunks, and no longer count their bytes."""
-        for extent in extents:
-            keys = [extent.members[at : at + KEY_SIZE] for at in range(0, len(extent.members), KEY_SIZE)]
-            for first in range(0, len(keys), _ASKED_AT_ONCE):
-                asked = _padded(keys[first : first + _ASKED_AT_ONCE])
-                self._run(f"DELETE FROM chunk WHERE extent = ? AND key IN ({_marks(asked)})", (extent.id, *asked))
-            if self._run("DELETE FROM extent WHERE id = ?", (extent.id,)):
-                self._count(extent.part, -extent.taken, -extent.taken * extent.pinned)
+    def remove(self, extents: Sequence[Extent]) -> None:
+        """Forget extents, as this transaction told them, and their chunks, and no longer count their bytes."""
+        if not extents:
+            return
+        numbers = ",".join(str(extent.id) for extent in extents)
+        members = b"".join(extent.members for extent in extents)
+        keys = [members[at : at + KEY_SIZE] for at in range(0, len(members), KEY_SIZE)]
+        for first in range(0, len(keys), _ASKED_AT_ONCE):
+            asked = _padded(keys[first : first + _ASKED_AT_ONCE])
+            self._run(f"DELETE FROM chunk WHERE key IN ({_marks(asked)}) AND extent IN ({numbers})", asked)
+        self._run(f"DELETE FROM extent WHERE id IN ({numbers})", ())
+        for part in {extent.part for extent in extents}:
+            some = [extent for extent in extents if extent.part == part]
+            pinned = sum(extent.taken for extent in some if extent.pinned)
+            self._count(part, -sum(extent.taken for extent in some), -pinned)
 
     def drop(self, rows: Iterable[Row]) -> list[Extent]:
         """Forget chunks. Extents of which no chunk is left."""
@@ -272,10 +280,15 @@ class Catalog:
 
     def pin(self, numbers: Iterable[int]) -> None:
         """Keep extents from eviction."""
-        for number in numbers:
-            for found in self._extents("id = ? AND pinned = 0", (number,)):
-                self._run("UPDATE extent SET pinned = 1 WHERE id = ?", (number,))
-                self._count(found.part, 0, found.taken)
+        waiting = list(numbers)
+        for first in range(0, len(waiting), _ASKED_AT_ONCE):
+            some = ",".join(map(str, waiting[first : first + _ASKED_AT_ONCE]))
+            self._run(
+                "UPDATE part SET pinned = pinned + (SELECT ifnull(sum(bytes), 0) FROM extent "
+                f"WHERE extent.part = part.part AND extent.pinned = 0 AND id IN ({some}))",
+                (),
+            )
+            self._run(f"UPDATE extent SET pinned = 1 WHERE id IN ({some})", ())
 
     def touch(self, used: Sequence[tuple[int, float]]) -> None:
         """Record when extents were last used."""
@@ -365,7 +378,7 @@ class Catalog:
 
     @contextmanager
     def _asked(self) -> Iterator[sqlite3.Connection]:
-        if not self._asking.acquire(timeout=BUSY_SECONDS):
+        if not self._asking.acquire(timeout=_ASK_SECONDS):
             raise Unavailable(f"{self.path} does not answer; try again")
         try:
             yield self._reader

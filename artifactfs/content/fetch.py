@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -24,6 +25,7 @@ from artifactfs.content.pack import decode_index, index_key
 from artifactfs.content.places import Place, Places
 from artifactfs.content.pool import FetchPool
 from artifactfs.content.recent import Recent
+from artifactfs.content.stalls import Stalls
 from artifactfs.content.stored import CODED, absent, damaged, gone, opened
 from artifactfs.content.walks import Walks
 from artifactfs.errors import ArtifactFSError, Integrity, NotFound, Unavailable
@@ -91,6 +93,7 @@ class FetchedSource:
         # A fetch waits for another process's, asks where the chunk is, and fetches it.
         self._memory = ChunkMemory(memory, seconds=3 * seconds + 1)
         self._held: Recent[Held] = Recent(200_000)  # chunks of data that the cache is known to have
+        self._stalls = Stalls()
         self._walks = Walks()
         self._tables: dict[str, list[ChunkRow]] = {}
         self._pool = FetchPool()
@@ -120,6 +123,8 @@ class FetchedSource:
         near = list(islice(along, NEIGHBOURS))
         data = self._from_cache(name, kind, near)
         if data is None:
+            self._stalls.check((kind, name))
+            began = time.monotonic()
             claimed = self._cache.claim(name)
             if not claimed and not self._cache.claim_within(name, self._seconds):
                 _logger.warning("another process has been fetching chunk %s for long", format_digest(name))
@@ -130,8 +135,10 @@ class FetchedSource:
                     self._cache.count(misses=1)
                     fetched = self._fetch_data if kind == DATA else self._fetch_node
                     return fetched(name, kind, near)
-            except BaseException:
+            except BaseException as error:
                 self._cache.release([name])
+                if isinstance(error, Unavailable):
+                    self._stalls.failed((kind, name), error, began)
                 raise
             self._cache.release([name])
         self._memory.land((kind, name), data)
@@ -422,17 +429,11 @@ class FetchedSource:
             self._count(sum(map(len, parts)))
             self._cache.count(misses=len(rows))
             if rows:
-                self._keep(rows, parts, inline=True)
+                self._keep(rows, parts)
 
-    def _keep(
-        self, rows: list[ChunkRow], parts: list[bytes], *, claimed: list[bytes] | None = None, inline: bool = False
-    ) -> None:
-        """Put chunks into the cache, and let go of their claims."""
-        names = [row.digest for row in rows] if claimed is None else claimed
-        if inline:
-            self._keeper.keep(rows, parts, names)
-        else:
-            self._keeper.put(rows, parts, names)
+    def _keep(self, rows: list[ChunkRow], parts: list[bytes], *, claimed: list[bytes] | None = None) -> None:
+        """Have chunks put into the cache, and then their claims let go."""
+        self._keeper.put(rows, parts, [row.digest for row in rows] if claimed is None else claimed)
 
     def _count(self, length: int) -> None:
         with self._lock:

@@ -47,7 +47,9 @@ ANSWERS: Final = 64 << 20
 """Bytes of registries' answers at most, and at most the 50th part of the limit. They are few, and of some KB."""
 
 EVICTED_AT_ONCE: Final = 64
-"""Extents deleted in one transaction, during which no other process changes the catalog: at about 1 ms each."""
+REMOVE_SECONDS: Final = 0.25
+"""How many extents, and how long, are deleted in one transaction: no other process changes the catalog meanwhile, nor waits for it
+longer than a second. One of 8 MiB takes about 1 ms; beside a thread that computes 5 ms."""
 ROOM_SECONDS: Final = 2.0
 """How long making room may take, as when the limit became smaller; the next extent goes on with it."""
 LOGS: Final = 1 << 20
@@ -158,7 +160,7 @@ class Shelf:
     def _withdraw(self, extent: Extent) -> None:
         self._vaults[extent.part].remove(extent.id)
         with self.catalog.changing():
-            self.catalog.remove([extent])
+            self.catalog.remove(self.catalog.extents([extent.id]))
 
     def _make_room(self, extent: Extent) -> bool:
         """Count an extent's bytes as taken, evicting what must go; False when it cannot be had."""
@@ -193,29 +195,33 @@ class Shelf:
 
     def _evict(self, part: int, missing: int) -> int:
         """Delete extents of a part, the least recently used first, inside a transaction; bytes, up to ``missing`` and more."""
-        freed = 0
         victims: list[Extent] = []
         for extent in self.catalog.oldest(part, EVICTED_AT_ONCE):
-            if freed >= missing:
+            if sum(victim.taken for victim in victims) >= missing:
                 break
             victims.append(extent)
-            freed += extent.taken
-        self._remove(victims)
-        return freed
+        return self._remove(victims)
 
-    def _remove(self, extents: Sequence[Extent]) -> None:
-        # Files first: on a full disk they make the room for the rows' change.
+    def _remove(self, extents: Sequence[Extent]) -> int:
+        """Delete extents inside of a transaction, at least one if there is one, and as many as are soon done; their bytes."""
+        deadline = time.monotonic() + REMOVE_SECONDS
+        removed: list[Extent] = []
         for extent in extents:
+            # Files first: on a full disk they make the room for the rows' change.
             self._vaults[extent.part].remove(extent.id)
             self._removed(extent.id)
-        self.catalog.remove(extents)
+            removed.append(extent)
+            if time.monotonic() > deadline:
+                break
+        self.catalog.remove(removed)
+        return sum(extent.taken for extent in removed)
 
     # -- changes of what is kept -----------------------------------------------------------------------------------
 
     def drop(self, keys: Sequence[bytes]) -> None:
         """Forget chunks; an extent of which none is left goes."""
         with self._directory.shared(), self.catalog.changing():
-            self._remove(self.catalog.drop(self.catalog.known(keys)))
+            self._remove(self.catalog.drop(self.catalog.known(keys)))  # what takes too long is evicted in time
 
     def forget(self, extent: int) -> None:
         """Forget an extent whose file is gone or too short."""
@@ -243,9 +249,7 @@ class Shelf:
     def clear_some(self, *, pinned: bool) -> int:
         """Delete some extents, with the pinned ones or without; their bytes, 0 when none is left."""
         with self._directory.shared(), self.catalog.changing():
-            extents = self.catalog.all_extents(EVICTED_AT_ONCE, pinned=pinned)
-            self._remove(extents)
-            return sum(extent.taken for extent in extents)
+            return self._remove(self.catalog.all_extents(EVICTED_AT_ONCE, pinned=pinned))
 
     def clear_rest(self) -> int:
         """Forget the answers, and give the space of the tables back; how many bytes that was."""
@@ -254,6 +258,8 @@ class Shelf:
             with self.catalog.changing():
                 self.catalog.forget_answers()
             self.catalog.shrink()
+            for vault in self._vaults.values():
+                vault.tidy()
             return max(0, before - self.overhead())
 
     # -- space -----------------------------------------------------------------------------------------------------
@@ -296,6 +302,8 @@ class Shelf:
         """What is to be done now and then."""
         self.reclaim()
         self.sweep()
+        for vault in self._vaults.values():
+            vault.tidy()
         self._directory.empty()
 
     def small(self) -> bool:
@@ -319,8 +327,10 @@ class Shelf:
                 files, rows = vault.extents(), self.catalog.numbers(part)
                 for number in files - rows:
                     vault.remove(number)
+                lost = list(rows - files)
                 with self.catalog.changing():
-                    self._remove(self.catalog.extents(rows - files))
+                    for first in range(0, len(lost), EVICTED_AT_ONCE):
+                        self.catalog.remove(self.catalog.extents(lost[first : first + EVICTED_AT_ONCE]))
             with self.catalog.changing():
                 self.catalog.recount()
                 self.catalog.set_boot(boot)

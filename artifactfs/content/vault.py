@@ -33,7 +33,10 @@ from artifactfs.errors import Integrity, NoSpace, Unavailable, translate_os
 Buffer = bytes | bytearray | memoryview
 
 _REST_SECONDS: Final = 5.0
-"""After a wait for the table in vain: removing goes on without it, and its stale rows are for the check to find."""
+"""How long the table is not tried after a wait in vain."""
+
+_TIDY_SECONDS: Final = 1.0
+_TIDIED_AT_ONCE: Final = 20
 
 _PARTS_A_CALL: Final = 1024  # IOV_MAX: buffers that one writev(2) takes
 _BINARY: Final = 2  # diskcache's MODE_BINARY: the value is a file of bytes
@@ -96,6 +99,7 @@ class Vault:
         self._table = directory / diskcache.core.DBNAME
         self._opened: Any = None
         self._rests_until = 0.0
+        self._stale: list[int] = []
         self._counted = [directory, *(directory / f"{self._table.name}{end}" for end in ("", "-wal", "-shm"))]
 
     def path(self, extent: int) -> str:
@@ -115,14 +119,26 @@ class Vault:
             raise
 
     def remove(self, extent: int) -> None:
-        """Delete an extent, whatever is left of it. Who has it open goes on reading."""
-        if time.monotonic() >= self._rests_until:
-            # A row without a file is a trifle, so only damage counts.
-            with suppress(Unavailable, NoSpace), self._table_open() as table:
-                table.delete(f"{extent:016x}")
+        """Delete an extent, whatever is left of it; its row is for :meth:`tidy`. Who has it open goes on reading."""
         # What cannot be deleted is out of the catalog all the same: it would be chosen, and fail, again and again.
         with suppress(OSError):
             Path(self.path(extent)).unlink()
+        self._stale.append(extent)
+
+    def tidy(self) -> None:
+        """Delete the rows of what was removed. A row without a file is a trifle, so what cannot be deleted now is left for later.
+
+        Not done in removing: a deletion by diskcache gives up the interpreter's lock about ten times, which beside a thread that
+        computes takes 50 ms, and the catalog is held meanwhile.
+        """
+        deadline = time.monotonic() + _TIDY_SECONDS
+        if self._stale and time.monotonic() >= self._rests_until:
+            with suppress(Unavailable, NoSpace), self._table_open() as table:
+                while self._stale and time.monotonic() < deadline:
+                    with table.transact():
+                        for extent in self._stale[-_TIDIED_AT_ONCE:]:
+                            table.delete(f"{extent:016x}")
+                    del self._stale[-_TIDIED_AT_ONCE:]
 
     def extents(self) -> set[int]:
         """Numbers of all extents."""

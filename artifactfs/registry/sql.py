@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from threading import Event
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, case, select, update
 
 from artifactfs.errors import Conflict, Format, Integrity, Unavailable
 from artifactfs.model.names import LATEST, check_name
@@ -32,7 +32,13 @@ LOOK_SECONDS: Final = 0.25
 """How often a waiting :meth:`SQLRegistry.changed` looks."""
 
 _FIND_PROJECT: Final = select(project.c.id).where(project.c.name == bindparam("called"))
-_RAISE_REVISION: Final = update(project).where(project.c.id == bindparam("of")).values(revision=project.c.revision + 1)
+# To the milliseconds of the clock, as long as these rise: what is remembered of a state that the restoring of a backup undid is never
+# taken for what came after.
+_RAISE_REVISION: Final = (
+    update(project)
+    .where(project.c.id == bindparam("of"))
+    .values(revision=case((project.c.revision >= bindparam("now"), project.c.revision + 1), else_=bindparam("now")))
+)
 _NO_PROJECT: Final = 0  # identifiers begin at 1
 
 
@@ -279,4 +285,4 @@ class SQLRegistry:
     def _raise_revision(self, connection: Connection, number: int, *, changed: bool) -> None:
         """At the end of a transaction, so that the project's row is held shortly and revisions rise in commit order."""
         if changed:
-            connection.execute(_RAISE_REVISION, {"of": number})
+            connection.execute(_RAISE_REVISION, {"of": number, "now": int(self._clock() * 1000)})

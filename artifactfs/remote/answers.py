@@ -50,6 +50,7 @@ class _Kept(msgspec.Struct, frozen=True, array_like=True):
 
     heard: int
     body: bytes
+    revision: int | None
 
 
 class Answers:
@@ -63,6 +64,15 @@ class Answers:
         self._bytes = 0
         self._held: OrderedDict[str, Answer[Any]] = OrderedDict()
 
+    def valid(self, path: str, kind: type[T], revision: int) -> Answer[T] | None:
+        """What was answered, here or in another process, if it holds at this revision."""
+        answer = self.held(path)
+        if answer is None and self._memory is not None:
+            answer = self._recall(path, kind)
+            if answer is not None and answer.revision == revision and answer.value is not None:
+                self._hold(path, answer)
+        return answer if answer is not None and answer.revision == revision else None
+
     def held(self, path: str) -> Answer[Any] | None:
         """What was answered in this process."""
         with self._lock:
@@ -73,15 +83,19 @@ class Answers:
 
     def keep(self, path: str, answer: Answer[Any]) -> None:
         """Keep an answer."""
+        before = self._hold(path, answer)
+        known = before is not None and _as_kept(before) == _as_kept(answer)
+        if self._memory is not None and not known:
+            self._memory.remember(self._place + path, wire.encode(_Kept(answer.heard, answer.body, answer.revision)))
+
+    def _hold(self, path: str, answer: Answer[Any]) -> Answer[Any] | None:
         with self._lock:
             before = self._held.pop(path, None)
             self._held[path] = answer
             self._bytes += _cost(answer) - (_cost(before) if before is not None else 0)
             while self._bytes > self._limit:
                 self._bytes -= _cost(self._held.popitem(last=False)[1])
-        known = before is not None and (before.body, before.heard) == (answer.body, answer.heard)
-        if self._memory is not None and not known:
-            self._memory.remember(self._place + path, wire.encode(_Kept(answer.heard, answer.body)))
+        return before
 
     def outdate(self) -> None:
         """No answer holds at any revision from now on, but each is still the last."""
@@ -105,7 +119,11 @@ class Answers:
             value = msgspec.msgpack.decode(kept.body, type=kind) if kept.body else None
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None  # of another release, or damaged: as if forgotten
-        return Answer(value, kept.body, revision=None, heard=kept.heard)
+        return Answer(value, kept.body, revision=kept.revision, heard=kept.heard)
+
+
+def _as_kept(answer: Answer[Any]) -> tuple[bytes, int, int | None]:
+    return answer.body, answer.heard, answer.revision
 
 
 def _cost(answer: Answer[Any]) -> int:

@@ -216,10 +216,12 @@ class RemoteRegistry:
         """The answer to a question, None for absence. ``pick`` takes it from the answer to the question ``within``."""
         known = self._known
         if known is not None and self._followed():
-            for place, take in ((path, None), (within, pick)):
-                held = self._answers.held(place) if place else None
-                if held is not None and held.revision == known:
-                    return held.value if take is None or held.value is None else take(held.value)
+            held = self._answers.valid(path, kind, known)
+            if held is not None:
+                return held.value
+            around = self._answers.valid(within, whole, known) if whole is not None else None
+            if around is not None:
+                return None if around.value is None or pick is None else pick(around.value)
         return self._ask(path, kind, within, whole, pick)
 
     def _ask(

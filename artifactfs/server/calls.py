@@ -46,7 +46,7 @@ class Call:
         media = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media not in {MSGPACK, JSON}:
             raise Refusal(
-                415, InvalidInput(f"cannot read a message of type {media or 'none'!r}; send {MSGPACK} or {JSON}"), CLOSE
+                415, InvalidInput(f"cannot read a message of type {media or 'none'!r}; send {MSGPACK} or {JSON}")
             )
         data = b"".join([part async for part in self.body(MESSAGE_LIMIT)])
         if len(data) < _LARGE:
@@ -146,4 +146,4 @@ ProjectCall = Annotated[Call, Depends(_call)]
 
 
 def _too_large(size: str, limit: int) -> Refusal:
-    return Refusal(413, InvalidInput(f"the body has {size} bytes; at most {limit} are taken"), CLOSE)
+    return Refusal(413, InvalidInput(f"the body has {size} bytes; at most {limit} are taken"))

@@ -10,12 +10,17 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from artifactfs.remote.wire import OBJECT_LIMIT
+
 HEAD_SECONDS: Final = 30.0
 """How long the head of a request may take to come, from the connection or its own first byte on."""
 HEAD_LIMIT: Final = 64 << 10
 """Bytes of a head."""
 STALL_SECONDS: Final = 60.0
 """How long a client may take for what was sent and is not under way yet: a block of 256 KiB, so that 5 KB/s are enough."""
+IGNORED_LIMIT: Final = 2 * OBJECT_LIMIT
+"""Bytes of a body that may come after its request was refused. They are taken, since a client that is cut off while it sends does not
+see the answer."""
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -27,6 +32,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._head: asyncio.TimerHandle | None = None  # runs while a head is waited for
         self._head_size = 0
+        self._ignored = 0  # bytes since the last answer
         self._stall: asyncio.TimerHandle | None = None  # runs while the client does not take what is sent
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -44,9 +50,16 @@ class BoundedConnection(HttpToolsProtocol):
             self._head_size += len(data)
             if self._head_size > HEAD_LIMIT:
                 self._cut()
+        elif self.cycle is not None and self.cycle.response_complete and not self.transport.is_closing():
+            self._ignored += len(data)
+            if self._ignored > IGNORED_LIMIT:
+                self._cut()
+            elif self.timeout_keep_alive_task is None:  # uvicorn ended it, as it does when a request comes
+                self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._cut)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._ignored = 0
         if self._head is None:
             self._expect_head()
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from artifactfs.errors import ArtifactFSError, Format
 from artifactfs.remote.wire import PROTOCOL, PROTOCOL_HEADER, check_protocol
-from artifactfs.server.failures import CLOSE, failed
+from artifactfs.server.failures import failed
 from artifactfs.server.service import Service
 
 REQUEST_ID: Final = "X-Request-ID"
@@ -57,7 +57,7 @@ class Edge:
             try:
                 check_protocol(spoken, "this client")
             except Format as error:
-                await failed(Request(scope), error, headers=CLOSE)(scope, exchange.receive, exchange.send)
+                await failed(Request(scope), error)(scope, exchange.receive, exchange.send)
                 return
         await self._app(scope, exchange.receive, exchange.send)
 
@@ -111,7 +111,7 @@ class _Exchange:
         self._service.log.failure(error, request=self.id)
         if self._status is None:
             told = ArtifactFSError(f"the server failed unexpectedly; its log tells more of request {self.id}")
-            await failed(Request(self._scope), told, status=500, headers=CLOSE)(self._scope, self.receive, self.send)
+            await failed(Request(self._scope), told, status=500)(self._scope, self.receive, self.send)
 
     def end(self) -> None:
         """Count and log it."""

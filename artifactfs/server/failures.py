@@ -41,7 +41,7 @@ _HEADERS: Final[dict[int, Mapping[str, str]]] = {
     503: {"Retry-After": "1"},
 }
 CLOSE: Final[Mapping[str, str]] = {"Connection": "close"}
-"""Headers of an answer that is given before the request was read to its end: what still comes is not waited for."""
+"""Headers of an answer to a request whose body has stopped coming: the rest is not waited for."""
 
 MEANINGS: Final = {
     400: "The request's words are wrong; it is not to be repeated.",

@@ -79,10 +79,11 @@ class _Full(Exception):
 
 
 class _Below:
-    """Digests of nodes below those that were added, by kind, in order."""
+    """Digests of nodes below those that were added, by kind, in order; ``whole`` unless some did not fit."""
 
     def __init__(self) -> None:
         self.of: dict[int, list[bytes]] = {TREE: [], CHUNKS: []}
+        self.whole = True
 
 
 class _Gathered:
@@ -120,6 +121,7 @@ class _Gathered:
                 if place is None or digest in self._nodes or kind_of_flags(place.flags) not in below.of:
                     continue
                 if used + place.length > limit and not (first and not self._nodes):
+                    below.whole = False
                     return below
                 used += place.length
                 with suppress(*_DAMAGE):
@@ -129,11 +131,8 @@ class _Gathered:
     def descend(self, kind: int, below: _Below, limit: int) -> None:
         """Take nodes of a kind below others, level by level, as long as they are no more bytes than ``limit``."""
         end = self.size + limit
-        while (digests := below.of[kind]) and self.size < end:
-            before = self.size
-            below = self.add(digests, end - self.size, first=False)
-            if self.size == before:
-                return
+        while below.whole and below.of[kind]:
+            below = self.add(below.of[kind], end - self.size, first=False)
 
     def fetch_tree(self, digest: bytes) -> bytes:
         """The plain bytes of a directory's node, which is taken into the answer."""

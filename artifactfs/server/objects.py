@@ -26,7 +26,7 @@ from artifactfs.errors import Integrity, InvalidInput
 from artifactfs.remote import wire
 from artifactfs.server.calls import Call, ProjectCall
 from artifactfs.server.document import Operations
-from artifactfs.server.failures import CLOSE, Refusal
+from artifactfs.server.failures import Refusal
 from artifactfs.server.service import Service
 
 operation: Final = Operations("Objects")
@@ -138,7 +138,7 @@ async def get(call: ProjectCall, key: Key) -> Response:
 async def put(call: ProjectCall, key: Key) -> Response:
     """Store an object, durable on return. One that is there is left as it is. A pack must be what its name says."""
     if "content-length" not in call.request.headers:
-        raise Refusal(411, InvalidInput(f"the length of {key} is not stated; send a Content-Length"), CLOSE)
+        raise Refusal(411, InvalidInput(f"the length of {key} is not stated; send a Content-Length"))
     check_key(key)
     pack = _PACK.fullmatch(key)
     store, writing = call.service.store, call.service.writing

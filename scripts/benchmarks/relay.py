@@ -24,6 +24,7 @@ import json
 import os
 import resource
 import select
+import signal
 import socket
 import struct
 import time
@@ -257,6 +258,7 @@ def main() -> None:
     chosen = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection takes six
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started it, whose end ends this
     relay = Relay((chosen.host, chosen.port), chosen.delay)
     print(relay.port, flush=True)
     relay.run()

@@ -38,6 +38,44 @@ ROWS = {
     "put-large/incompressible": 3,
     "put-large/compressible": None,
 }
+NETWORK_ROWS = {
+    "network-sequential/cold": 1.25,
+    "network-sequential/again": None,
+    "network-sequential/cached": None,
+    "network-tar/directories": 6,
+    "network-tar/flat": 6,
+    "network-tar/fewer": None,
+    "network-tar/fewer/again": None,
+    "network-tar/fewer/cached": None,
+    "network-put": 8,
+    "network-first/one": None,
+    "network-first/random": None,
+    "network-again/get-first": None,
+    "network-again/get": None,
+    "network-again/open": 0.5,
+    "network-change": None,
+}
+RCLONE_ROWS = {
+    "network-sequential/cold",
+    "network-sequential/again",
+    "network-tar/fewer",
+    "network-tar/fewer/again",
+    "network-first/one",
+    "network-first/random",
+}
+LIMITS = {
+    "network-tar/directories/requests": 200,
+    "network-tar/flat/requests": 200,
+    "network-put/requests": 60,
+    "network-first/turns": 5,
+    "network-first/one/received": 4 << 20,
+    "network-first/random/requests": 100,
+    "network-first/random/beyond": 0,
+    "network-again/get/requests": 1,
+    "network-again/get/content": 0,
+    "network-again/open/requests": 0,
+    "network-change/sent": 8 << 20,
+}
 
 
 def bench(*arguments: str | Path) -> str:
@@ -63,7 +101,7 @@ def facts(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_every_row_is_measured_on_both_sides_and_held_against_its_goal(run):
     rows = {row["id"]: row for row in run["document"]["rows"]}
-    assert {name: row["goal"] for name, row in rows.items()} == ROWS
+    assert {name: row["goal"] for name, row in rows.items()} == ROWS | NETWORK_ROWS
     for name, row in rows.items():
         assert len(row["ours"]) == 1, name
         assert len(row["local"]) == (0 if row["measure"] == "seconds" else 1), name
@@ -99,6 +137,25 @@ def test_a_version_is_opened_without_its_listing_in_memory(facts):
     assert facts["first-listing/memory"]["met"] is True
 
 
+def test_what_the_network_carried_is_within_its_bounds(facts):
+    assert {name: fact["limit"] for name, fact in facts.items() if name in LIMITS} == LIMITS
+    for name in LIMITS:
+        assert facts[name]["met"] is True, facts[name]
+    assert facts["network-sequential/cold/received"]["value"] >= 12 << 20
+    for place in ("directories", "flat"):
+        assert facts[f"network-tar/{place}/received"]["value"] >= 200 * 20_000
+    assert facts["network-put/sent"]["value"] >= 200 * 20_000
+    for name in ("network-sequential/cached", "network-tar/fewer/cached"):
+        assert facts[f"{name}/requests"]["value"] == 0, facts[f"{name}/requests"]
+
+
+def test_rclone_is_measured_where_it_can_be_had(run):
+    measured = {row["id"] for row in run["document"]["rows"] if row["peer"]}
+    said = run["document"]["machine"]["rclone"]
+    assert measured == (set() if said.startswith("not measured: ") else RCLONE_ROWS)
+    assert said in run["printed"]
+
+
 def test_nothing_is_left(run):
     assert run["left"] == []
     assert not [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "artifactfs-bench-" in line]
@@ -116,4 +173,4 @@ def test_one_benchmark_alone_and_its_tables_as_markdown(tmp_path):
 
 def test_the_benchmarks_are_listed():
     names = [line.split()[0] for line in bench("--list").splitlines()]
-    assert {row.partition("/")[0] for row in ROWS} == set(names)
+    assert {row.partition("/")[0] for row in ROWS | NETWORK_ROWS} == set(names)

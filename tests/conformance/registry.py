@@ -1,7 +1,8 @@
 """What every kind of Registry must do: the contract of ``artifactfs/registry/contract.py`` as tests.
 
 A kind's test module subclasses :class:`RegistryConformance` and provides the fixture ``open_registry``: a function that opens
-one more client (keyword ``project``) of the same, at first empty, registry, which measures time by the fixture ``clock``.
+one more client (keyword ``project``) of the same, at first empty, registry, which measures time by the fixture ``clock``; and, if it
+believes nobody, ``store_pack``, which puts a pack's bytes where it looks for them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pytest
 from artifactfs.errors import Conflict, InvalidInput, NotFound
 from artifactfs.model.records import FLAG_ZSTD, ChunkRow, CommitRequest, CommitResult, Location, PackRow
 from artifactfs.registry.contract import Registry
+from tests.conformance.packs import chunk, packed
 
 NAME = "bike-dataset"
 _commit_ids = itertools.count()
@@ -54,13 +56,8 @@ def commit(registry: Registry, contents: object, /, **changes) -> CommitResult:
     return registry.commit(request(contents, **changes))
 
 
-def pack_of(name: object, *digests: bytes, length: int = 100) -> PackRow:
-    """A pack of chunks of one length, back to back."""
-    rows = tuple(
-        ChunkRow(digest=key, offset=place * length, length=length, size=2 * length, flags=FLAG_ZSTD)
-        for place, key in enumerate(digests)
-    )
-    return PackRow(digest=digest(("pack", name)).hex(), size=max(1, len(digests)) * length, chunks=rows)
+StorePack = Callable[[PackRow, bytes], None]
+MakePack = Callable[..., PackRow]
 
 
 class RegistryConformance:
@@ -71,6 +68,21 @@ class RegistryConformance:
     @pytest.fixture
     def registry(self, open_registry: Callable[..., Registry]) -> Registry:
         return open_registry()
+
+    @pytest.fixture
+    def store_pack(self) -> StorePack:
+        return lambda pack, data: None
+
+    @pytest.fixture
+    def make_pack(self, store_pack: StorePack) -> MakePack:
+        """``make_pack(*texts)``: a pack of these chunks, real and stored, ready to be recorded."""
+
+        def make(*texts: object) -> PackRow:
+            pack, data = packed(*texts)
+            store_pack(pack, data)
+            return pack
+
+        return make
 
     # -- an empty registry -----------------------------------------------------------------------------------------
 
@@ -315,7 +327,7 @@ class RegistryConformance:
 
     # -- revision --------------------------------------------------------------------------------------------------
 
-    def test_the_revision_rises_with_every_visible_change_and_only_then(self, registry, open_registry):
+    def test_the_revision_rises_with_every_visible_change_and_only_then(self, registry, open_registry, make_pack):
         other = open_registry()
         seen = [other.revision()]
 
@@ -342,7 +354,8 @@ class RegistryConformance:
         assert not moved()
         registry.remove_aliases(NAME, ["best"])
         assert moved()
-        registry.add_packs([pack_of("p", digest("chunk"))])
+        registry.add_packs([make_pack("chunk")])
+        assert registry.missing([chunk("chunk")]) == set()
         registry.close_session(registry.open_session("writer", seconds=10))
         assert not moved()
         assert registry.revision() == other.revision() == seen[-1]
@@ -409,44 +422,51 @@ class RegistryConformance:
 
     # -- chunk index -----------------------------------------------------------------------------------------------
 
-    def test_chunks_are_found_where_they_were_recorded(self, registry, open_registry):
-        first, second, third = digest(1), digest(2), digest(3)
-        pack = pack_of("p", first, second)
+    def test_chunks_are_found_where_they_were_recorded(self, registry, open_registry, make_pack):
+        pack = make_pack(1, 2)
+        row = pack.chunks[1]
+        assert row.offset > 0
+        assert 0 < row.length < row.size
+        assert row.flags == FLAG_ZSTD
         registry.add_packs([pack])
         for client in (registry, open_registry()):
-            assert client.missing([first, second, third]) == {third}
-            assert client.locate([second, third]) == {second: Location(pack.digest, 100, 100, 200, FLAG_ZSTD)}
-            assert client.packs() == [(pack.digest, 200)]
+            assert client.missing([chunk(1), chunk(2), chunk(3)]) == {chunk(3)}
+            assert client.locate([chunk(2), chunk(3)]) == {
+                chunk(2): Location(pack.digest, row.offset, row.length, row.size, row.flags)
+            }
+            assert client.packs() == [(pack.digest, pack.size)]
 
-    def test_a_known_chunk_keeps_its_first_place(self, registry):
-        first = pack_of("first", digest(1))
-        second = pack_of("second", digest(0), digest(1))
+    def test_a_known_chunk_keeps_its_first_place(self, registry, make_pack):
+        first = make_pack(1)
+        second = make_pack(0, 1)
         registry.add_packs([first])
         registry.add_packs([second])
-        located = registry.locate([digest(0), digest(1)])
-        assert located[digest(0)].pack == second.digest
-        assert located[digest(1)].pack == first.digest
-        assert registry.packs() == sorted([(first.digest, 100), (second.digest, 200)])
+        located = registry.locate([chunk(0), chunk(1)])
+        assert located[chunk(0)].pack == second.digest
+        assert located[chunk(1)].pack == first.digest
+        assert registry.packs() == sorted([(first.digest, first.size), (second.digest, second.size)])
 
-    def test_packs_may_be_recorded_again(self, registry):
-        packs = [pack_of("p", digest(1)), pack_of("q", digest(2)), pack_of("empty")]
+    def test_packs_may_be_recorded_again(self, registry, make_pack):
+        packs = [make_pack(1), make_pack(2), make_pack(2, 1)]
         registry.add_packs(iter(packs))
-        before = registry.locate([digest(1), digest(2)])
+        before = registry.locate([chunk(1), chunk(2)])
+        assert before.keys() == {chunk(1), chunk(2)}
         registry.add_packs(packs)
-        assert registry.locate([digest(1), digest(2)]) == before
+        assert registry.locate([chunk(1), chunk(2)]) == before
         assert len(registry.packs()) == 3
 
-    def test_packs_are_recorded_all_or_none(self, registry):
-        good = pack_of("good", digest(1))
+    def test_packs_are_recorded_all_or_none(self, registry, make_pack):
+        good = make_pack(1)
         outside = PackRow(digest("p").hex(), 50, (ChunkRow(digest(2), 0, 51, 51, 0),))
         with pytest.raises(InvalidInput, match="does not lie in pack"):
             registry.add_packs([good, outside])
-        registry.add_packs([pack_of("known", digest(3))])
-        resized = PackRow(digest(("pack", "known")).hex(), 99, ())
-        with pytest.raises(InvalidInput, match="100 bytes, not 99"):
+        known = make_pack(3)
+        registry.add_packs([known])
+        resized = PackRow(known.digest, known.size - 1, ())
+        with pytest.raises(InvalidInput, match=f"{known.size} bytes, not {known.size - 1}"):
             registry.add_packs([good, resized])
-        assert registry.missing([digest(1)]) == {digest(1)}
-        assert registry.packs() == [(digest(("pack", "known")).hex(), 100)]
+        assert registry.missing([chunk(1)]) == {chunk(1)}
+        assert registry.packs() == [(known.digest, known.size)]
 
     @pytest.mark.parametrize(
         "pack",
@@ -465,10 +485,10 @@ class RegistryConformance:
             registry.add_packs([pack])
         assert registry.packs() == []
 
-    def test_any_number_of_chunks_may_be_asked_for(self, registry):
-        held = [digest(("held", number)) for number in range(3000)]
+    def test_any_number_of_chunks_may_be_asked_for(self, registry, make_pack):
+        held = [chunk(number) for number in range(3000)]
         absent = [digest(("absent", number)) for number in range(3000)]
-        registry.add_packs([pack_of(part, *held[part::3]) for part in range(3)])
+        registry.add_packs([make_pack(*range(part, 3000, 3)) for part in range(3)])
         asked = [*held, *absent, *held]
         assert registry.missing(asked) == set(absent)
         located = registry.locate(asked)
@@ -477,25 +497,27 @@ class RegistryConformance:
 
     # -- sessions --------------------------------------------------------------------------------------------------
 
-    def test_what_is_done_under_a_living_session_is_done(self, registry, clock):
+    def test_what_is_done_under_a_living_session_is_done(self, registry, clock, make_pack):
         session = registry.open_session("writer", seconds=60)
         clock.now += 59
         registry.renew_session(session, seconds=60)
         clock.now += 59
-        registry.add_packs([pack_of("p", digest(1))], session=session)
+        registry.add_packs([make_pack(1)], session=session)
+        assert registry.missing([chunk(1)]) == set()
         assert commit(registry, "a", session=session).created
 
-    def test_an_expired_session_does_nothing_more(self, registry, clock):
+    def test_an_expired_session_does_nothing_more(self, registry, clock, make_pack):
         session = registry.open_session("writer", seconds=60)
+        pack = make_pack(1)
         clock.now += 60
         for attempt in (
-            lambda: registry.add_packs([pack_of("p", digest(1))], session=session),
+            lambda: registry.add_packs([pack], session=session),
             lambda: commit(registry, "a", session=session),
             lambda: registry.renew_session(session, seconds=60),
         ):
             with pytest.raises(Conflict, match=f"session {session} has expired"):
                 attempt()
-        assert registry.missing([digest(1)])
+        assert registry.missing([chunk(1)]) == {chunk(1)}
         assert registry.artifacts() == []
         registry.close_session(session)
 
@@ -536,28 +558,31 @@ class RegistryConformance:
 
     # -- projects --------------------------------------------------------------------------------------------------
 
-    def test_projects_share_nothing(self, registry, open_registry):
+    def test_projects_share_nothing(self, registry, open_registry, make_pack):
         other = open_registry(project="cars")
         session = registry.open_session("writer", seconds=60)
-        registry.add_packs([pack_of("p", digest(1))])
+        registry.add_packs([make_pack(1)])
         commit(registry, "a", commit_id="one")
         assert other.project == "cars"
         assert other.revision() == 0
         assert other.artifacts() == []
-        assert other.missing([digest(1)]) == {digest(1)}
-        assert other.locate([digest(1)]) == {}
+        assert other.missing([chunk(1)]) == {chunk(1)}
+        assert other.locate([chunk(1)]) == {}
         assert other.packs() == []
         with pytest.raises(Conflict):
             commit(other, "a", session=session)
         assert commit(other, "a", commit_id="one").version.number == 0
-        other.add_packs([pack_of("p", digest(1), digest(2), length=50)])
-        assert registry.missing([digest(2)]) == {digest(2)}
+        other.add_packs([make_pack(1, 2)])
+        assert other.missing([chunk(1), chunk(2)]) == set()
+        assert registry.missing([chunk(2)]) == {chunk(2)}
         assert registry.check() == []
 
     # -- many at once ----------------------------------------------------------------------------------------------
 
-    def test_threads_commit_side_by_side(self, registry, open_registry):
+    def test_threads_commit_side_by_side(self, registry, open_registry, clock):
         clients = [registry, registry, open_registry(), open_registry()]
+        commit(registry, "before")
+        before = registry.revision()
         revisions: list[int] = []
         done = threading.Event()
 
@@ -573,11 +598,11 @@ class RegistryConformance:
         finally:
             done.set()
             watcher.join()
-        assert sorted(result.version.number for result in results) == list(range(40))
+        assert sorted(result.version.number for result in results) == list(range(1, 41))
         assert all(result.created for result in results)
         assert len(registry.aliases(NAME)) == 41
         assert revisions == sorted(revisions)
-        assert registry.revision() == 40
+        assert registry.revision() == int(clock.now * 1000) + 39, "each raised it, by one as no time went by"
 
     def test_equal_contents_at_once_make_one_version(self, registry):
         with ThreadPoolExecutor(8) as threads:
@@ -607,9 +632,9 @@ class RegistryConformance:
         assert sorted(outcomes) == ["lost", "lost", "lost", "won"]
         assert [version.number for version in registry.versions(NAME)] == [0, 1]
 
-    def test_packs_are_recorded_while_others_look(self, registry):
-        digests = [digest(number) for number in range(400)]
-        packs = [pack_of(part, *digests[part : part + 100]) for part in range(0, 400, 50)]
+    def test_packs_are_recorded_while_others_look(self, registry, make_pack):
+        digests = [chunk(number) for number in range(400)]
+        packs = [make_pack(*range(part, min(part + 100, 400))) for part in range(0, 400, 50)]
         with ThreadPoolExecutor(8) as threads:
             adding = [threads.submit(registry.add_packs, [pack]) for pack in packs]
             looking = [threads.submit(registry.locate, digests) for _ in range(8)]

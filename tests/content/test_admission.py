@@ -73,7 +73,9 @@ def test_a_pack_of_another_size_is_refused(store, stored):
 def test_one_wrong_digest_is_found_wherever_it_is(store, stored, index):
     pack = stored("a", "b", "c")
     row = pack.chunks[index]
-    with pytest.raises(Integrity, match=f"the {row.length} bytes at {row.offset} of pack {pack.digest} are not the chunk"):
+    with pytest.raises(
+        Integrity, match=f"the {row.length} bytes at {row.offset} of pack {pack.digest} are not the chunk"
+    ):
         check_upload(store, with_row(pack, index, digest=digest(DATA, b"other")))
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from artifactfs.content import cache as cache_module
+from artifactfs.content import caretaker as caretaker_module
 from artifactfs.content import catalog as catalog_module
 from artifactfs.content.cache import Cache, CacheSettings
 from artifactfs.content.shelf import DEFAULT_LIMIT, DEFAULT_RESERVE, NODE_SHARE
 from artifactfs.errors import Access, Format, InvalidInput
 from artifactfs.model.digest import CHUNKS, DATA, TREE, digest
+from tests.conftest import eventually
 from tests.content.cached import PLENTY, extents, get, keep, offer, on_disk, present, row_of, small_disk
 from tests.content.stores import noise
 
@@ -377,6 +379,29 @@ def test_an_evicted_extent_that_is_open_gives_its_space_back_in_time(opened, mon
     assert reader.find(names, DATA) == {}
     reader._caretaker.do(reader._look_after)
     assert reader.read(held) is None
+
+
+def test_it_is_looked_after_every_few_seconds(opened, monkeypatch):
+    monkeypatch.setattr(caretaker_module, "TICK_SECONDS", 0.02)
+    reader, writer = opened(), opened()
+    names = keep(writer, noise(1, 10_000))
+    held = reader.find(names, DATA)[names[0]]
+    assert reader.read(held) == noise(1, 10_000)
+    writer.clear()
+    eventually(lambda: reader.read(held) is None)
+    reader.count(hits=5)
+    eventually(lambda: writer.status().hits == 5)
+
+
+def test_the_table_of_a_part_knows_what_the_catalog_knows(opened, directory):
+    cache = opened(limit=6 * MIB)
+    for number in range(300):
+        keep(cache, noise(number, 50_000))
+    cache._caretaker.do(cache._look_after)
+    with closing(sqlite3.connect(directory / "chunks" / "cache.db")) as connection:
+        table = {row[0] for row in connection.execute("SELECT key FROM Cache")}
+    assert table == {path.name for path in extents(directory)}
+    assert 0 < len(table) < 200
 
 
 # -- clearing, counting, answers ---------------------------------------------------------------------------------------

@@ -568,6 +568,22 @@ def test_only_one_process_checks_and_only_once(opened, directory, monkeypatch):
     assert checks == ["check", "check"]  # one a part
 
 
+def test_a_check_waits_for_nobody(opened, directory, monkeypatch):
+    monkeypatch.setattr(cachedir_module, "LOCK_SECONDS", 0.05)
+    keep(opened(), noise(1, 1000))
+    _other_boot(directory)
+    checks = counted(monkeypatch, Vault, "check")
+    with (directory / "lock").open("r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        cache = opened()
+        keep(cache, noise(2, 1000))
+        look(cache)
+        keep(cache, noise(3, 1000))
+        assert checks == []
+    look(cache)
+    assert checks == ["check", "check"]
+
+
 def test_a_large_cache_is_checked_later(opened, directory, monkeypatch):
     keep(opened(), noise(1, 1000))
     _other_boot(directory)

@@ -20,7 +20,8 @@ from sqlalchemy import event
 
 from artifactfs.errors import Conflict
 from artifactfs.registry.sql import SQLRegistry
-from tests.conformance.registry import NAME, commit, digest, pack_of
+from tests.conformance.registry import NAME, commit, digest
+from tests.registry.invented import pack_of
 
 
 def say(*words: object) -> None:
@@ -29,14 +30,14 @@ def say(*words: object) -> None:
 
 
 def commits(path: str, prefix: str, count: str) -> None:
-    with closing(SQLRegistry(path, create=True)) as registry:
+    with closing(SQLRegistry(path, create=True, clock=lambda: 0.0)) as registry:
         for number in range(int(count)):
             result = commit(registry, (prefix, number), commit_id=f"{prefix}-{number}")
             say(result.version.number, registry.revision())
 
 
 def race(path: str, contents: str) -> None:
-    with closing(SQLRegistry(path)) as registry:
+    with closing(SQLRegistry(path, clock=lambda: 0.0)) as registry:
         say("ready")
         sys.stdin.readline()
         try:
@@ -50,12 +51,12 @@ def race(path: str, contents: str) -> None:
 def create(path: str) -> None:
     say("ready")
     sys.stdin.readline()
-    with closing(SQLRegistry(path, create=True)) as registry:
+    with closing(SQLRegistry(path, create=True, clock=lambda: 0.0)) as registry:
         say(commit(registry, os.getpid(), commit_id=str(os.getpid())).version.number)
 
 
 def killed(path: str) -> None:
-    registry = SQLRegistry(path, create=True)
+    registry = SQLRegistry(path, create=True, clock=lambda: 0.0)
     commit(registry, "old", aliases=("best",), commit_id="old")
     registry.close()
     for step in itertools.count():
@@ -64,7 +65,7 @@ def killed(path: str) -> None:
             _commit_until(path, step)
             os._exit(0)
         _, status = os.waitpid(child, 0)
-        registry = SQLRegistry(path)
+        registry = SQLRegistry(path, clock=lambda: 0.0)
         aliases = registry.aliases(NAME)
         state = {(0, 0, 1): "old", (1, 1, 2): "new"}.get(
             (aliases["best"], aliases["latest"], len(registry.versions(NAME))), "mixed"
@@ -77,7 +78,7 @@ def killed(path: str) -> None:
 
 def _commit_until(path: str, step: int) -> None:
     """Commit, and be killed right before the statement of this number; the last one is COMMIT."""
-    registry = SQLRegistry(path)
+    registry = SQLRegistry(path, clock=lambda: 0.0)
     steps = itertools.count()
 
     def die(*_) -> None:
@@ -90,7 +91,7 @@ def _commit_until(path: str, step: int) -> None:
 
 
 def endless(path: str) -> None:
-    registry = SQLRegistry(path, create=True)
+    registry = SQLRegistry(path, create=True, clock=lambda: 0.0)
     for number in itertools.count():
         keys = [digest((number, part)) for part in range(50)]
         registry.add_packs([pack_of(number, *keys)])
