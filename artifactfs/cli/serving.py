@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
@@ -46,7 +48,7 @@ def serve_command(
 
     \b
     Example:
-      artifactfs --repository /data/artifacts serve
+      artifactfs serve
       artifactfs --repository http://127.0.0.1:7420 ls
     """
     try:
@@ -70,21 +72,22 @@ def serve_command(
             "it could read, change and delete everything; listen at 127.0.0.1 behind a proxy that checks who asks, or accept it with "
             "--allow-unauthenticated"
         )
-    with context.open(create=True) as repository:
+    # First, so that a port that is in use makes no repository.
+    with closing(listen(host, port)) as listener, context.open(create=True) as repository:
         registry, store = _parts(repository)
-        listener = listen(host, port)
-        # Before the socket is the server's, which closes it.
-        bound = listener.getsockname()[1]
         url = url_of(listener)
+        reached = url if loopback else f"http://{socket.gethostname()}:{listener.getsockname()[1]}"
 
         def tell() -> None:
             printing.line(f"serving {repository.location} at {url}")
-            reached = url if loopback else f"http://{socket.getfqdn()}:{bound}"
             printing.line(
                 f"use it with: artifactfs --repository {reached} ls, or export ARTIFACTFS_REPOSITORY={reached}"
             )
             sys.stdout.flush()
 
+        # A connection takes a descriptor, and a follower keeps one; the usual soft limit of 1,024 is for programs that use select().
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         log = Log(_write, access=not no_access_log)
         try:
             Serving(create_app(registry, store, log=log), listener, graceful=graceful).run(tell)

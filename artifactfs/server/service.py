@@ -2,7 +2,7 @@
 
 Made by ``app.py``. Used on the event loop's thread; what blocks goes to one of its three kinds of threads.
 
-Memory: a download holds 0.5 MiB however slow its client is and an upload 1.5 MiB (``objects.py``), a message at most MESSAGE_LIMIT and
+Memory: a download holds 0.5 MiB however slow its client is and an upload 2.5 MiB (``objects.py``), a message at most MESSAGE_LIMIT and
 what is decoded from it. A check of uploaded packs holds one chunk a thread.
 """
 

@@ -64,7 +64,8 @@ def _translated(error: Exception, host: str, port: int) -> Unavailable | Access 
         return Unavailable(f"port {port} of {host} is in use by another process; choose another --port, or 0 for any")
     if number in {errno.EACCES, errno.EPERM}:
         return Access(f"port {port} of {host} is not for this user; choose a --port from 1024 on")
-    return InvalidInput(f"cannot listen at port {port} of {host}: {error}; choose an address of this machine")
+    words = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return InvalidInput(f"cannot listen at port {port} of {host}: {words.lower()}; choose an address of this machine")
 
 
 def url_of(listener: socket.socket) -> str:

@@ -20,6 +20,7 @@ from tests.conftest import Cli, Finished, clear_below, daemons_below, mounts_bel
 BINDINGS = ("kernel", "fusepy")
 GONE_SECONDS = 20.0
 TOOL_SECONDS = 100.0
+SMALL_DISK = 12 << 20  # bytes
 
 
 class Mounted:
@@ -195,3 +196,18 @@ def succeeds(script: str, cwd: Path, **env: str) -> str:
     done = shell(script, cwd, **env)
     assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+@contextmanager
+def small_disk(place: Path, size: int = SMALL_DISK) -> Iterator[Path]:
+    """A tmpfs on a directory; needs root, as CI has."""
+    place.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "small", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def grow(disk: Path, size: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)

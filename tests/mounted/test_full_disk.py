@@ -4,31 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.mounted.living import Mounted, living
-
-SMALL = 12 << 20  # bytes of the small disk
-
-
-@contextmanager
-def small_disk(place: Path, size: int = SMALL) -> Iterator[Path]:
-    """A tmpfs on a directory; needs root, as CI has."""
-    place.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "small", place], check=True)
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
-
-
-def grow(disk: Path, size: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+from tests.mounted.living import SMALL_DISK, Mounted, grow, living, small_disk
 
 
 @pytest.fixture
@@ -77,7 +58,7 @@ def test_a_staging_write_on_a_full_disk_is_enospc_and_loses_nothing(mounted: Mou
 
         def fill() -> None:
             nonlocal written
-            for _ in range(2 * SMALL >> 20):
+            for _ in range(2 * SMALL_DISK >> 20):
                 written += os.write(fd, block)
 
         with pytest.raises(OSError) as caught:

@@ -14,7 +14,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from artifactfs.errors import Access, ArtifactFSError, Conflict, Format, Integrity, NoSpace, NotFound, Unavailable
+from artifactfs.errors import (
+    Access,
+    ArtifactFSError,
+    Conflict,
+    Format,
+    Integrity,
+    InvalidInput,
+    NoSpace,
+    NotFound,
+    Unavailable,
+)
 from artifactfs.model.records import CommitRequest
 from artifactfs.registry.sql import SQLRegistry
 from artifactfs.registry.sqlite import APPLICATION_ID
@@ -417,3 +427,24 @@ def test_versions_bear_the_time_of_their_commit(registry):
     ).version.created
     # The clock counts in floats, which are exact to half a microsecond today.
     assert before - 1000 <= created <= time.time_ns() + 1000
+
+
+# -- several projects --------------------------------------------------------------------------------------------------
+
+
+def test_projects_of_one_registry_share_its_connections(registry, path):
+    cars = registry.of_project("cars")
+    assert cars.project == "cars"
+    assert cars.artifacts() == []
+    commit(registry, "a")
+    assert (cars.artifacts(), cars.revision()) == ([], 0)
+    commit(cars, "b")
+    assert [version.digest for version in cars.versions(NAME)] == [digest("b")]
+    assert [version.digest for version in registry.versions(NAME)] == [digest("a")]
+    with closing(SQLRegistry(path, project="cars")) as other:
+        assert other.versions(NAME) == cars.versions(NAME)
+    with pytest.raises(InvalidInput):
+        registry.of_project("a/b")
+    registry.close()
+    with pytest.raises(Unavailable, match="was closed"):
+        cars.artifacts()
