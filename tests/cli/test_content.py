@@ -336,7 +336,7 @@ def test_init_makes_a_repository_once(cli):
 def test_what_is_no_repository_is_refused(cli, bikes):
     assert "is not an ArtifactFS repository" in cli.refuses("--repository", bikes, "ls", status=2)
     assert "artifactfs init" in cli.refuses("--repository", cli.home / "nowhere", "ls")
-    assert "this release" in cli.refuses("--repository", "https://host/x", "ls", status=2)
+    assert "a repository is a directory, or http" in cli.refuses("--repository", "ftp://host/x", "ls", status=2)
     cli("init", cli.home / "newer")
     (cli.home / "newer" / "repository.json").write_text('{"magic": "artifactfs-repository", "format": 2}')
     assert "format 2" in cli.refuses("--repository", cli.home / "newer", "put", "x", bikes)
