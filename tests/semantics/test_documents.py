@@ -1,4 +1,4 @@
-"""The README's session and every example of semantics.md, run as printed, each in a home directory of its own."""
+"""The README's sessions and every example of semantics.md, run as printed, each in a home directory of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ SEMANTICS = ROOT / "artifactfs" / "docs" / "semantics.md"
 SECONDS = 120  # for one example; the slowest takes a few
 
 SHOWN_HOME = "/home/you"
+SHOWN_PORT = "7420"
 MARK = "--end-of-command--"
 
 
@@ -64,7 +67,9 @@ def home() -> Iterator[Path]:
         path = Path(directory).resolve()
         yield path
         for point in mounts_below(path):
-            subprocess.run(["fusermount3", "-u", "-z", point], check=True)
+            # Ends when the mount's process has, which would otherwise write into a directory that is being deleted.
+            unmount = ["artifactfs", "unmount", point]
+            subprocess.run(unmount, env=environment(path), capture_output=True, timeout=SECONDS, check=True)
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -111,9 +116,38 @@ def check(block: str, home: Path) -> None:
         assert status == 0 or shown, f"$ {command} failed silently with {status}"
 
 
-def test_the_readme_session_runs_as_printed(home: Path):
-    (session,) = console_blocks(README)
-    check(session, home)
+@contextmanager
+def serving(block: str, home: Path) -> Iterator[str]:
+    """The server that a block starts, at another port, while it runs; its port, once all that is shown was printed."""
+    ((command, shown),) = commands_of(block)
+    log = home.parent / f"{home.name}.log"
+    with log.open("w", encoding="utf-8") as output:
+        shell = ["bash", "--noprofile", "--norc", "-c", f"exec {command} --port 0"]
+        server = subprocess.Popen(shell, cwd=home, env=environment(home), stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + SECONDS
+        while len(log.read_text("utf-8").splitlines()) < len(shown.splitlines()) and server.poll() is None:
+            assert time.monotonic() < deadline, log.read_text("utf-8")
+            time.sleep(0.05)
+        text = log.read_text("utf-8").replace(str(home), SHOWN_HOME)
+        port = re.search(r"http://127\.0\.0\.1:(\d+)", text)
+        assert port is not None, text
+        assert pattern_of(shown).fullmatch(plain(text.replace(port[1], SHOWN_PORT))), f"{text}\ninstead of\n{shown}"
+        yield port[1]
+    finally:
+        server.terminate()
+        try:
+            server.wait(SECONDS)
+        finally:
+            server.kill()
+            log.unlink()
+
+
+def test_the_readme_sessions_run_as_printed(home: Path):
+    alone, server, team = console_blocks(README)
+    check(alone, home)
+    with serving(server, home) as port:
+        check(team.replace(SHOWN_PORT, port), home)
 
 
 START, *EXAMPLES = console_blocks(SEMANTICS)

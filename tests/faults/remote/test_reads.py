@@ -1,0 +1,101 @@
+"""What goes wrong while bytes are read: they are right in the end, or there is an error, and afterwards everything works."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.faults.proxy import (
+    answering,
+    cut_response,
+    flipped_response,
+    short_response,
+    shortened_response,
+    silence,
+    trickle_response,
+)
+from tests.faults.remote.machines import (
+    ERRNOS,
+    LARGE,
+    PACK,
+    Reading,
+    finish,
+    no_wrong_bytes,
+    read,
+    read_again,
+    read_all,
+)
+
+PASSING = {
+    "cut": cut_response(100_000),
+    "500": answering(500),
+    "503": answering(503, "Retry-After: 1"),
+    "429": answering(429, "Retry-After: 1"),
+    "wrong-bytes": flipped_response,
+    "short": short_response(100_000),
+    "shortened": shortened_response,
+}
+LASTING = {
+    "cut": cut_response(0),
+    "500": answering(500),
+    "503": answering(503, "Retry-After: 60"),
+    "429": answering(429),
+    "wrong-bytes": flipped_response,
+    "shortened": shortened_response,
+    "trickle": trickle_response(1000),
+    "silence": silence,
+}
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_what_passes_is_not_noticed(server, proxy, new_machine, begin, tmp_path, fault):
+    """Neither by `get` nor by a mount: the bytes come, a moment later."""
+    expected = read_all(server.source)
+    times = 1 if fault == "wrong-bytes" else 4  # twice for one chunk they are an error
+    here, there = new_machine("get", seconds=20), new_machine("mount", seconds=20)
+    there.mount()
+    assert len(os.listdir(there.root / "data/v0")) == 3
+    with proxy.fault(PASSING[fault], PACK, method="GET", times=times) as happened:
+        getting = begin(here, "get", "data", tmp_path / "out")
+        assert read(there.root / "data/v0" / LARGE) == expected[LARGE]
+        assert finish(getting).status == 0
+    assert happened.met == times
+    assert read_all(tmp_path / "out") == expected
+    assert read_all(there.root / "data/v0") == expected
+    there.unmount()
+
+
+@pytest.mark.parametrize("fault", LASTING)
+def test_what_lasts_ends_with_an_error_and_is_forgotten(server, proxy, new_machine, begin, tmp_path, fault):
+    expected = read_all(server.source)
+    there = new_machine("mount", seconds=1)
+    there.complaints = 100 if fault in {"wrong-bytes", "shortened"} else 0
+    there.mount()
+    assert len(list((there.root / "data/v0/small").iterdir())) == 41
+    with proxy.fault(LASTING[fault], PACK, method="GET") as happened:
+        here = new_machine("get", seconds=1)
+        getting = begin(here, "get", "data", tmp_path / "out")
+        reading = Reading(there.root / "data/v0" / LARGE)
+        small = Reading(there.root / "data/v0/small/f01")
+        assert reading.result() in ERRNOS
+        assert small.result() in ERRNOS
+        got = finish(getting)
+        assert got.status == 1, got
+    assert happened.met >= 3
+    no_wrong_bytes(tmp_path / "out", server.source)
+    # The same mount, and the same cache.
+    assert read_again(there.root / "data/v0") == expected
+    there.unmount()
+    assert finish(begin(here, "get", "data", tmp_path / "again")).status == 0
+    assert read_all(tmp_path / "again") == expected
+
+
+def test_a_connection_that_is_cut_again_and_again_gets_there(server, proxy, new_machine, begin, tmp_path):
+    """Each attempt goes on where the last one ended."""
+    here = new_machine(seconds=20)
+    with proxy.fault(cut_response(300_000), PACK, method="GET") as happened:
+        assert finish(begin(here, "get", "data", tmp_path / "out")).status == 0
+    assert happened.met >= 40
+    assert read_all(tmp_path / "out") == read_all(server.source)
+    assert proxy.received(PACK) < 2 * sum(path.stat().st_size for path in server.source.rglob("*.bin"))
