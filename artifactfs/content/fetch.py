@@ -6,8 +6,8 @@ chunks of a pack whose small files are read in order (content/walks.py). Neighbo
 
 Across processes a chunk is claimed in the cache before it is fetched, and looked for once more after that, so that it is fetched once.
 
-Memory: 64 MiB of decoded chunks (content/memory.py), a request's chunks, 8 MiB at most, for each of the pool's 16 threads, 4 MiB for
-each reader that waits, 64 MiB of chunks on their way into the cache.
+Memory: 128 MiB of decoded chunks, a request's chunks, 8 MiB at most, for each of the pool's 24 threads, 4 MiB for each reader that
+fetches, 64 MiB of chunks on their way into the cache. A sequential reader has some 64 MiB of all that under way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from artifactfs.content.memory import MEMORY, ChunkMemory, Key
+from artifactfs.content.memory import ChunkMemory, Key
 from artifactfs.content.pack import decode_index, index_key
 from artifactfs.content.places import Place, Places
 from artifactfs.content.pool import FetchPool
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from artifactfs.model.sequence import Piece
     from artifactfs.registry.contract import Registry
 
+FETCHED_MEMORY: Final = 128 << 20
+"""Bytes of decoded chunks kept: twice what is fetched ahead of a sequential reader."""
 NEIGHBOURS: Final = 512
 """Chunks looked for in the cache along with the one that is read: one query, about 1 ms."""
 SIBLINGS: Final = 64
@@ -83,7 +85,7 @@ class FetchedSource:
         cache: Cache,
         *,
         seconds: float = 30.0,
-        memory: int = MEMORY,
+        memory: int = FETCHED_MEMORY,
     ) -> None:
         self._seconds = seconds
         self._store = store

@@ -16,9 +16,9 @@ from artifactfs.errors import ArtifactFSError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-THREADS: Final = 16
-"""Fetches ahead at a time. Each holds at most one request's chunks: 8 MiB, so 128 MiB in all."""
-OWNER_THREADS: Final = 8
+THREADS: Final = 24
+"""Fetches ahead at a time. Each holds at most one request's chunks: 8 MiB, so 192 MiB in all."""
+OWNER_THREADS: Final = 12
 """Of these, for one file or one walk: a stalled one leaves as many to the others."""
 QUEUED: Final = 256
 """Jobs that may wait; past it hints are dropped, and their chunks are fetched when they are read."""
