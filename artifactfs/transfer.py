@@ -84,6 +84,7 @@ def copy(
     _check_sides(source, destination)
     stats = stats if stats is not None else CopyStats()
     artifact = version.artifact
+    stored = stats.bytes_stored  # of the versions before
     with destination.writing("copy") as writing:
         # Asked under the Session: what these versions hold stays until it ends.
         there = destination.registry.versions(artifact)
@@ -98,7 +99,6 @@ def copy(
             root = TreeSummary(same.digest, same.files, same.entries, same.size)
             stats.files += version.files
             stats.bytes_done += version.size
-        stored = stats.bytes_stored
         result = writing.commit(
             artifact,
             root,
@@ -395,6 +395,10 @@ def warm(
         if progress is not None:
             progress(stats)
     job.pin_nodes()
+    # What a mount without a network begins with.
+    repository.registry.revision()
+    repository.registry.artifacts()
+    repository.registry.versions(version.artifact)
     return stats
 
 

@@ -246,6 +246,10 @@ class SQLiteDatabase:
         found = rows[0][0] if rows else "none"
         if found != str(FORMAT):
             raise Format(f"{self} has format {found}, this release reads format {FORMAT}; use a newer release")
+        with self._translated():
+            # Once in a file it stays, but a copy by VACUUM INTO, as backups are made, comes without.
+            if self._watch.execute("PRAGMA journal_mode").fetchall()[0][0] != "wal":
+                self._watch.execute("PRAGMA journal_mode=WAL").close()
 
     # -- errors ----------------------------------------------------------------------------------------------------
 

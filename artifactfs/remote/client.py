@@ -55,6 +55,9 @@ UPLOAD_ATTEMPTS: Final = 5
 FAILURE_LIMIT: Final = 64 << 10
 """Bytes of a response that is an error."""
 
+PROXY_SECONDS: Final = 1.5
+"""How long a proxy may say that its server is away before that counts, for who has another answer: a restart takes about as long."""
+
 _LATER: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that pass. 500 only of what stands before the server: its own 500 says that a repetition does not help."""
 _AGENT: Final = f"artifactfs/{__version__}"
@@ -77,12 +80,13 @@ class Trial:
     case. ``once``: what may have been carried out is not repeated. ``stream``: its failure says nothing of other requests.
     """
 
-    __slots__ = ("deadline", "delay", "hasty", "once", "probe", "stream")
+    __slots__ = ("began", "deadline", "delay", "hasty", "once", "probe", "stream")
 
     def __init__(
         self, seconds: float, *, hasty: bool = False, probe: bool = False, once: bool = False, stream: bool = False
     ) -> None:
-        self.deadline = time.monotonic() + seconds
+        self.began = time.monotonic()
+        self.deadline = self.began + seconds
         self.delay = FIRST_DELAY
         self.hasty = hasty
         self.probe = probe
@@ -99,10 +103,11 @@ class Trial:
 class _Later(Exception):
     """Not now. ``after``: seconds, when the server says so."""
 
-    def __init__(self, error: Unavailable, after: float | None) -> None:
+    def __init__(self, error: Unavailable, after: float | None, *, stranger: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
         self.after = after
+        self.stranger = stranger  # a proxy says so: the server cannot be reached
 
 
 class Connection:
@@ -311,6 +316,9 @@ class Connection:
                     self._check(response)
                 except _Later as later:
                     response.close()
+                    if trial.hasty and later.stranger and time.monotonic() - trial.began > PROXY_SECONDS:
+                        self._rest(str(later.error), time.monotonic() - began)
+                        raise later.error from None
                     if trial.once:
                         raise later.error from None
                     self._pause(trial, later.error, later.after)
@@ -432,7 +440,8 @@ class Connection:
         status = response.status
         error: ArtifactFSError
         if status in _LATER or status > 504:
-            raise _Later(self._unanswered(f"status {status} of what stands before the server"), _retry_after(response))
+            unanswered = self._unanswered(f"status {status} of what stands before the server")
+            raise _Later(unanswered, _retry_after(response), stranger=True)
         if 300 <= status < 400:
             error = InvalidInput(f"{self.url} sends on to {_location(response)}; use the address that it ends at")
         elif status in {401, 403, 407}:
@@ -462,6 +471,8 @@ class Connection:
         return error
 
     def _unreachable(self) -> Unavailable:
+        if self._reason.startswith(self.url):
+            return Unavailable(self._reason)
         return Unavailable(
             f"cannot reach {self.url}: {self._reason}; check that the server is running and the address is right"
         )

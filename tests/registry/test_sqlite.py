@@ -268,6 +268,18 @@ def test_a_revision_is_not_given_again_after_a_backup_was_restored(tmp_path):
         assert restored.revision() not in given
 
 
+def test_a_backup_made_by_vacuum_is_written_ahead_again(tmp_path, path, registry):
+    commit(registry, "a")
+    with closing(sqlite3.connect(path)) as source:
+        source.execute("VACUUM INTO ?", (str(tmp_path / "backup.db"),))
+    with closing(sqlite3.connect(tmp_path / "backup.db")) as backup:
+        assert backup.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    with closing(SQLRegistry(tmp_path / "backup.db")) as restored:
+        assert restored.versions(NAME) == registry.versions(NAME)
+    with closing(sqlite3.connect(tmp_path / "backup.db")) as backup:
+        assert backup.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 def test_asking_for_the_revision_holds_up_no_checkpoint(path, registry):
     commit(registry, "a")
     first = registry.revision()

@@ -537,6 +537,17 @@ def test_a_busy_server_is_waited_for_and_never_replaced_by_old_answers(server, b
     assert len(server.asked) == 5
 
 
+def test_a_proxy_whose_server_stays_away_is_as_no_network(server, book, open_registry):
+    registry = open_registry(seconds=60.0)
+    versions = registry.versions(NAME)
+    server.otherwise = reply(502, protocol=None)
+    assert registry.versions(NAME) == versions
+    assert not registry.online
+    asked = len(server.asked)
+    assert registry.versions(NAME) == versions
+    assert len(server.asked) == asked, "left alone for a while"
+
+
 def test_somebody_else_who_answers_is_as_no_network(server, book, registry):
     versions = registry.versions(NAME)
     server.otherwise = reply(200, b"<html>please log in</html>", protocol=None)
