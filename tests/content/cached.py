@@ -213,14 +213,19 @@ def _fetch(directory: str, count: str, log: str, die: str = "") -> None:
 
 def _half(directory: str, size: str) -> None:
     """Dies when half of the file is written: after the reservation, before the rows."""
-    written = os.writev
+    gathered, written = os.writev, os.write
 
-    def stop(descriptor: int, parts: list[memoryview]) -> int:
-        written(descriptor, [parts[0][: len(parts[0]) // 2]])
+    def stop_gathered(descriptor: int, parts: list[memoryview]) -> int:
+        gathered(descriptor, [parts[0][: len(parts[0]) // 2]])
         os.kill(os.getpid(), signal.SIGKILL)
         return 0
 
-    os.writev = stop
+    def stop(descriptor: int, data: memoryview) -> int:
+        written(descriptor, data[: len(data) // 2 // 4096 * 4096])  # whole blocks, past the page cache
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    os.writev, os.write = stop_gathered, stop
     offer(_open(directory), noise(1, int(size)))
 
 

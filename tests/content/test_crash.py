@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from artifactfs.content import pipeline
+from artifactfs.content import pack
 from artifactfs.content.local import LocalStore
 from artifactfs.content.pack import pack_key, rebuild_rows
 from artifactfs.content.writer import ContentWriter
@@ -39,7 +39,7 @@ def write_and_die(root: Path, moment: str, turn: int) -> None:
             super().add_packs(*args, **kwargs)
             reach("recorded")
 
-    pipeline.PACK_SIZE = 12 << 20
+    pack.PACK_SIZE = 12 << 20
     store = ScriptedStore(LocalStore(root / "store"))
     store.on = reach
     with ContentWriter(store, DyingRegistry(root / "registry.db"), session=None) as writer:

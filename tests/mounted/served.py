@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,9 +63,19 @@ class Server:
 
     def requests_of(self, action: Callable[[], object]) -> Counter[str]:
         """What an action asks the server."""
-        before = self.requests()
+        before = self._settled()
         action()
-        return self.requests() - before
+        return self._settled() - before
+
+    def _settled(self) -> Counter[str]:
+        """The requests so far, once the log has them all: a thread of the server writes it behind the answers."""
+        seen = self.requests()
+        while True:
+            time.sleep(0.3)
+            now = self.requests()
+            if now == seen:
+                return now
+            seen = now
 
 
 @contextmanager

@@ -27,8 +27,6 @@ from artifactfs.server.service import Service
 from artifactfs.server.serving import Serving, listen, url_of
 from tests.conftest import TESTS
 
-pytest.register_assert_rewrite("tests.conformance.registry", "tests.conformance.store")
-
 PROJECT = "/v1/projects/default"
 
 

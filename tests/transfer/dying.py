@@ -6,13 +6,13 @@ import os
 import signal
 import sys
 
-from artifactfs.content import pipeline
+from artifactfs.content import pack
 from artifactfs.repository import Repository
 from artifactfs.transfer import copy
 
 
 def main(source: str, destination: str, moment: str, turn: int) -> None:
-    pipeline.PACK_SIZE = 4 << 20
+    pack.PACK_SIZE = 4 << 20
     count = 0
 
     def reach(happening: str) -> None:
