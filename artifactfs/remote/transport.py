@@ -357,6 +357,10 @@ class Transport:
                 raise Unreachable(_words(cause, self._connect)) from error
             stale = not exchange.fresh and not exchange.begun and not isinstance(cause, TimeoutError)
             raise Broken(_words(cause), stale=stale, silent=isinstance(cause, TimeoutError)) from error
+        except AttributeError as error:
+            # The library looks at a socket that is gone: the idle connection that it had just taken was closed by
+            # `forget_idle` of another thread.
+            raise Broken("the connection was closed meanwhile", stale=True) from error
         finally:
             _current.exchange = None
         exchange.headed = True

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 
 import pytest
+from urllib3.connection import HTTPConnection
 
 from artifactfs.errors import (
     Access,
@@ -670,3 +671,23 @@ def test_bytes_count_across_threads(server, connection):
     sent = connection.bytes_sent
     hello(connection)
     assert sent == 100 * (connection.bytes_sent - sent)
+
+
+def test_an_idle_connection_that_another_thread_closes_at_its_reuse_is_replaced(server, connection, monkeypatch):
+    """urllib3 looks at the socket of the connection that it took, which is gone by then."""
+    server.otherwise = message(Revision(3))
+    assert connection.call(Revision, "GET", "/v1/x").revision == 3
+    taken = HTTPConnection.getresponse
+    lost = []
+
+    def getresponse(self):
+        if not lost:
+            lost.append(self)
+            self.sock.close()
+            self.sock = None
+        return taken(self)
+
+    monkeypatch.setattr(HTTPConnection, "getresponse", getresponse)
+    assert connection.call(Revision, "GET", "/v1/x").revision == 3
+    assert len(lost) == 1
+    assert connection.online
