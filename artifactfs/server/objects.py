@@ -187,6 +187,8 @@ class ObjectResponse(Response):
                     block = await service.reading.run(partial(store.read, key, position, len(block)))
                 position += len(block)
                 await send({"type": "http.response.body", "body": block, "more_body": position < self._end})
+                # What is sent to nobody is taken without waiting: let it be seen that the client has gone.
+                await asyncio.sleep(0)
             if self._begin == self._end:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
