@@ -81,9 +81,11 @@ _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 _UNCHANGED_ID: Final = -1
 _CAP_HANDLE_KILLPRIV: Final = 1 << 19  # left to the kernel
 _CAP_READDIRPLUS: Final = 3 << 13  # with AUTO: attributes that are not kept are of no use in a listing
+_SYSLOG_INFO: Final = 6
 _HIDDEN: Final = re.compile(rb"\.fuse_hidden[0-9a-f]{16}")
 
 _libfuse = mfusepy._libfuse  # noqa: SLF001 - mfusepy has no public name for the library that it loaded
+_libc = ctypes.CDLL(None)
 _pinned = threading.local()
 _NOW: Final = SetAttr(SET_ATIME | SET_ATIME_NOW | SET_MTIME | SET_MTIME_NOW)
 
@@ -97,6 +99,22 @@ def _pin_thread_state() -> None:
     if not hasattr(_pinned, "done"):
         ctypes.pythonapi.PyGILState_Ensure()
         _pinned.done = True
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)  # type: ignore[untyped-decorator]
+def _log_libfuse(level: int, pattern: bytes, arguments: int | None) -> None:
+    """What libfuse has to say goes into our log, not to the standard error of whoever started us; levels are syslog's."""
+    _pin_thread_state()
+    text = ctypes.create_string_buffer(1024)
+    _libc.vsnprintf(text, ctypes.c_size_t(len(text)), pattern, ctypes.c_void_p(arguments))
+    # A request that libfuse was taking from the kernel when the mount went: an end like any other.
+    ended = os.strerror(errno.ECONNABORTED).encode() in text.value
+    severity = logging.DEBUG if ended or level >= _SYSLOG_INFO else logging.WARNING
+    _logger.log(severity, "%s", os.fsdecode(text.value).strip())
+
+
+if hasattr(_libfuse, "fuse_set_log_func"):  # libfuse 3.7 and newer
+    _libfuse.fuse_set_log_func(_log_libfuse)
 
 
 class _OpenFiles:
@@ -527,7 +545,7 @@ class FusepyMount:
         if self._fuse is None:
             with contextlib.suppress(ArtifactFSError):
                 attach.detach(self._path, lazy=True)
-            raise Unavailable(f"libfuse could not serve {self._path}: what it printed says why")
+            raise Unavailable(f"libfuse could not serve {self._path}: its messages above say why")
         attach.raise_read_ahead(self._path)
 
     def serve(self) -> None:
@@ -584,7 +602,9 @@ class FusepyMount:
         try:
             _Libfuse(self._operations, target, self._counts, **options)
         except RuntimeError as error:  # mfusepy's way to report libfuse's exit status
-            _logger.warning("libfuse ended with status %s", error)
+            # Not zero also when the mount went while a request was being taken.
+            severity = logging.WARNING if attach.find_mount(self._path) is not None else logging.DEBUG
+            _logger.log(severity, "libfuse ended with status %s", error)
         finally:
             self._gone.set()
             self._ready.set()
