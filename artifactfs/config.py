@@ -1,7 +1,7 @@
 """Where things are unless said otherwise: repository, project, mount point, cache, and this user's state directory.
 
-Used by ``cli/`` alone, which hands plain values to everything below. The only module besides ``cli/`` that reads the
-environment and the home directory. Values come, in this order, from the command line, from the environment
+Used by ``cli/`` and by the Python API, which hand plain values to everything below. The only module besides ``cli/`` that reads the
+environment, the command line and the home directory. Values come, in this order, from the command line, from the environment
 (ARTIFACTFS_REPOSITORY and the like), from the configuration file, from the defaults. Settings are immutable; any thread
 may use them.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from artifactfs.errors import Access, InvalidInput
+from artifactfs.model.lineage import RUN_VARIABLE
 from artifactfs.model.names import check_name
 
 if TYPE_CHECKING:
@@ -59,15 +61,11 @@ class Settings:
 
     @property
     def cache(self) -> CacheSettings:
-        """The cache of what comes from servers."""
+        """The cache of what comes from servers and, of References, from elsewhere."""
         # Here and not above: the cache takes 30 ms to import, which most commands need not pay.
         from artifactfs.content.cache import CacheSettings  # noqa: PLC0415
 
         return CacheSettings(self.cache_dir, limit=self.cache_size)
-
-    def cache_for(self, location: str) -> CacheSettings | None:
-        """The cache for a repository; None for a directory, which needs none."""
-        return self.cache if is_url(location) else None
 
     def workspace(self, mountpoint: Path) -> Path:
         """The workspace of a mount: the same whenever the same mount point, repository and project meet."""
@@ -111,6 +109,16 @@ def load(
         cache_size=parse_size(size) if size else None,
         seconds=parse_seconds(seconds) if seconds else DEFAULT_SECONDS,
     )
+
+
+def joined_run(environ: Mapping[str, str] | None = None) -> str | None:
+    """The id of the Run that this process was started in, by its environment; None outside of one."""
+    return (os.environ if environ is None else environ).get(RUN_VARIABLE) or None
+
+
+def command_line() -> tuple[str, ...]:
+    """The command that this process was started with, interpreter and all."""
+    return tuple(sys.orig_argv)
 
 
 def read_config(path: Path) -> dict[str, str]:

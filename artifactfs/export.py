@@ -1,7 +1,13 @@
 """Export: a version's files as plain files in a directory (`get`).
 
 Only what is not there yet is written: a file that already has the right bytes (checked by digest, not by size and time) is kept.
-Files that the version does not have are left alone. One thread.
+Files that the version does not have are left alone.
+
+References come last, when all else is there: those of known schemes are fetched, several at a time; what cannot be had is named, and
+others come nevertheless. Of one without a digest that can be computed here (an etag is the source's business), a file of its size with
+the version's time, which this module gave it, counts as the right one.
+
+One thread, and :data:`THREADS` for references.
 """
 
 from __future__ import annotations
@@ -10,24 +16,40 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from artifactfs.content.reader import FileReader
-from artifactfs.errors import ArtifactFSError, Conflict, Integrity, translate_os
+from artifactfs.errors import ArtifactFSError, Conflict, Integrity, NoSpace, translate_os
 from artifactfs.model.digest import DATA, digest
 from artifactfs.model.names import check_part
 from artifactfs.model.records import VersionRecord
 from artifactfs.model.tree import DirEntry, Entry, FileEntry, LinkEntry, RefEntry
+from artifactfs.references.contract import digest_of
 from artifactfs.repository import Repository
 
-_WINDOW = 4 << 20  # bytes read and written at a time: one chunk at the most
+if TYPE_CHECKING:
+    from artifactfs.references.contract import ReferenceFile
+
+THREADS: Final = 8
+"""References fetched at a time: each holds one request's bytes."""
+BATCH: Final = 256
+"""References given to the threads at a time."""
+
+_WINDOW: Final = 4 << 20  # bytes read and written at a time: one chunk at the most
 
 
 class ExportResult(msgspec.Struct):
-    """What was done: files written and kept, bytes written, References left out, and files that failed with why."""
+    """What was done: files written and kept (references among them), bytes written; and what was not.
+
+    ``references`` are those of unknown schemes, which are left out: ``path -> URI``. ``failures`` are files that are damaged, and
+    ``missing`` references that could not be had, with why.
+    """
 
     path: Path
     written: int = 0
@@ -35,6 +57,15 @@ class ExportResult(msgspec.Struct):
     bytes_written: int = 0
     references: list[str] = msgspec.field(default_factory=list)
     failures: list[str] = msgspec.field(default_factory=list)
+    missing: list[str] = msgspec.field(default_factory=list)
+
+
+class _Wanted(NamedTuple):
+    """A Reference to fetch once all else is there."""
+
+    entry: RefEntry
+    path: str
+    target: Path
 
 
 def export(
@@ -47,8 +78,8 @@ def export(
 ) -> ExportResult:
     """Write what is at ``path`` ("" is all) of a version below ``destination``, at its place in the version.
 
-    A damaged file is named in ``failures`` and the rest is written. Raises NotFound (no such path), Conflict (something
-    of another kind stands in the way), NoSpace, Access.
+    A damaged file is named in ``failures``, a reference that cannot be had in ``missing``, and the rest is written. Raises
+    NotFound (no such path), Conflict (something of another kind stands in the way), NoSpace, Access.
     """
     result = ExportResult(destination)
     job = _Export(repository, version, result, progress)
@@ -64,6 +95,7 @@ def export(
                 target = target / parent
                 job.make_directory(target)
             job.entry(found.entry, path, target)
+        job.fetch_references()
     except OSError as error:
         raise translate_os(error, f"cannot write below {destination}") from error
     return result
@@ -84,6 +116,7 @@ class _Export:
         umask = os.umask(0)
         os.umask(umask)
         self._umask = umask
+        self._wanted: list[_Wanted] = []
 
     def directory(self, tree: bytes, prefix: str, target: Path) -> None:
         leaf: list[Entry] = [entry for _, _, entry in self._repository.trees.scan(tree)]
@@ -109,7 +142,10 @@ class _Export:
         elif isinstance(entry, LinkEntry):
             self._link(entry, target)
         elif isinstance(entry, RefEntry):
-            self._result.references.append(f"{path} -> {entry.uri}")
+            if self._repository.references.knows(entry.uri):
+                self._wanted.append(_Wanted(entry, path, target))
+            else:
+                self._result.references.append(f"{path} -> {entry.uri}")
         else:
             try:
                 self._file(entry, target, neighbours or [])
@@ -144,11 +180,18 @@ class _Export:
                 target.chmod(mode)
             self._result.kept += 1
             return
+        self._write(reader, entry.size, target, mode)
+        self._result.written += 1
+        self._result.bytes_written += entry.size
+
+    def _write(self, reader: FileReader | ReferenceFile, size: int, target: Path, mode: int) -> None:
+        """Write a file beside its place and put it there."""
         fd, beside = tempfile.mkstemp(prefix=".artifactfs-", dir=target.parent)
         try:
-            with os.fdopen(fd, "wb", buffering=0) as file:
-                for offset in range(0, entry.size, _WINDOW):
+            with os.fdopen(fd, "wb") as file:  # buffered, as an unbuffered write may be a short one
+                for offset in range(0, size, _WINDOW):
                     file.write(reader.read(offset, _WINDOW))
+                file.flush()  # before the time is set
                 os.fchmod(file.fileno(), mode)
                 os.utime(file.fileno(), ns=(self._version.created, self._version.created))
             self._clear(target)
@@ -157,8 +200,55 @@ class _Export:
             with suppress(OSError):
                 Path(beside).unlink()
             raise
-        self._result.written += 1
-        self._result.bytes_written += entry.size
+
+    def fetch_references(self) -> None:
+        """Fetch what was put off, several at a time; what is found is counted in the order of paths."""
+        if not self._wanted:
+            return
+        rest = iter(self._wanted)
+        with ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="get-reference") as pool:
+            while batch := list(islice(rest, BATCH)):
+                for wanted, outcome in zip(batch, pool.map(self._fetch, batch), strict=True):
+                    if isinstance(outcome, ArtifactFSError):
+                        self._result.missing.append(f"{self._version.name}/{wanted.path}: {outcome}")
+                    elif outcome is None:
+                        self._result.kept += 1
+                    else:
+                        self._result.written += 1
+                        self._result.bytes_written += outcome
+                    if self._progress is not None:
+                        self._progress(self._result)
+
+    def _fetch(self, wanted: _Wanted) -> int | ArtifactFSError | None:
+        """Write a Reference's bytes; returns how many, None when they were there, or why they cannot be had."""
+        try:
+            if self._same_reference(wanted.entry, wanted.target):
+                return None
+            reader = self._repository.open_reference(wanted.entry)
+            size = reader.size
+            self._write(reader, size, wanted.target, 0o666 & ~self._umask)
+        except (NoSpace, Conflict):
+            raise  # of the directory here: nothing else would come either
+        except ArtifactFSError as error:
+            return error
+        return size
+
+    def _same_reference(self, entry: RefEntry, target: Path) -> bool:
+        """Whether a Reference's bytes are there, as far as can be told without its source."""
+        if entry.size is None:
+            return False
+        content = digest_of(entry)
+        if content is not None:
+            return self._same(self._repository.reader.open(content, entry.size), target)
+        try:
+            status = target.lstat()
+        except OSError:
+            return False
+        return (
+            stat.S_ISREG(status.st_mode)
+            and status.st_size == entry.size
+            and status.st_mtime_ns == self._version.created
+        )
 
     def _same(self, reader: FileReader, target: Path) -> bool:
         """Whether a file with exactly these bytes is there: each piece is hashed and compared."""

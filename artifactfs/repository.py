@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
@@ -35,12 +35,14 @@ from artifactfs.errors import ArtifactFSError, Conflict, Format, InvalidInput, N
 from artifactfs.model.digest import TREE, format_digest
 from artifactfs.model.names import LATEST, Address, check_name, parse_version
 from artifactfs.model.records import CommitRequest, CommitResult, VersionRecord
-from artifactfs.model.tree import Entry, FileEntry, Found, Trees, TreeSummary
+from artifactfs.model.tree import Entry, FileEntry, Found, RefEntry, Trees, TreeSummary
 from artifactfs.registry.contract import Registry
 from artifactfs.registry.sql import SQLRegistry
 
 if TYPE_CHECKING:
     from artifactfs.content.cache import Cache, CacheSettings
+    from artifactfs.references.contract import ReferenceFile
+    from artifactfs.references.references import References
 
 SECONDS: Final = 30.0
 """How long what is asked of a server may take, unless said otherwise."""
@@ -73,6 +75,8 @@ class Repository:
         source: Source,
         disk: Path,
         cache: Cache | None = None,
+        settings: CacheSettings | None = None,
+        seconds: float = SECONDS,
     ) -> None:
         self.location = location
         self.registry = registry
@@ -81,6 +85,12 @@ class Repository:
         self.cache = cache
         self.reader = ContentReader(source)
         self.trees = Trees(self._node)
+        self._seconds = seconds
+        self._settings = settings
+        self._outside_cache = cache  # for References; a repository in a directory opens it when it reads one first
+        self._references: References | None = None
+        self._others: dict[str, Repository] = {}  # other projects, for References to what is in them
+        self._making = Lock()  # guards the three
         self._backing: Backing | None = None
         if isinstance(store, LocalStore) and isinstance(source, StoredSource):
             self._backing = Backing(store, source)
@@ -115,8 +125,9 @@ class Repository:
     ) -> Repository:
         """Open the repository in a directory, or the one of a server (``http://…``).
 
-        A server's needs a ``cache``, and is not asked anything yet; what asks it ends within ``seconds``. Raises NotFound (nothing
-        there), InvalidInput (no repository), Format (a newer one), Access, Unavailable.
+        A server's needs a ``cache``, and is not asked anything yet; what asks it ends within ``seconds``. In a directory the ``cache``
+        is for References alone, and need not be. Raises NotFound (nothing there), InvalidInput (no repository), Format (a newer one),
+        Access, Unavailable.
         """
         check_name(project)
         if is_url(location):
@@ -131,7 +142,8 @@ class Repository:
         except BaseException:
             registry.close()
             raise
-        return cls(str(path), registry=registry, store=store, source=StoredSource(store, registry), disk=path)
+        source = StoredSource(store, registry)
+        return cls(str(path), registry=registry, store=store, source=source, disk=path, settings=cache, seconds=seconds)
 
     @classmethod
     def _open_remote(cls, url: str, project: str, cache: CacheSettings, seconds: float) -> Repository:
@@ -152,10 +164,21 @@ class Repository:
         registry = RemoteRegistry(connection, project=project, memory=kept)
         store = RemoteStore(connection, project, spool=cache.directory)
         source = FetchedSource(store, registry, RemoteNodes(connection, project), kept, seconds=seconds)
-        return cls(connection.url, registry=registry, store=store, source=source, disk=cache.directory, cache=kept)
+        return cls(
+            connection.url,
+            registry=registry,
+            store=store,
+            source=source,
+            disk=cache.directory,
+            cache=kept,
+            settings=cache,
+            seconds=seconds,
+        )
 
     @classmethod
-    def create(cls, location: str, *, project: str = "default") -> Repository:
+    def create(
+        cls, location: str, *, project: str = "default", cache: CacheSettings | None = None, seconds: float = SECONDS
+    ) -> Repository:
         """Make an embedded repository in a directory that is absent or empty. Conflict when one is there already."""
         check_name(project)
         path = _directory_of(location)
@@ -175,7 +198,7 @@ class Repository:
                 _write_marker(path)
         except OSError as error:
             raise translate_os(error, f"cannot make a repository in {path}") from error
-        return cls.open(location, project=project)
+        return cls.open(location, project=project, cache=cache, seconds=seconds)
 
     @classmethod
     def open_or_create(
@@ -192,17 +215,21 @@ class Repository:
         except NotFound:
             pass
         try:
-            return cls.create(location, project=project)
+            return cls.create(location, project=project, cache=cache, seconds=seconds)
         except Conflict:  # another process made it in between
-            return cls.open(location, project=project)
+            return cls.open(location, project=project, cache=cache, seconds=seconds)
 
     def close(self) -> None:
         """Release descriptors and connections. Idempotent."""
+        if self._references is not None:
+            self._references.close()
+        for other in self._others.values():
+            other.close()
         self.reader.close()
         self.registry.close()
         self.store.close()
-        if self.cache is not None:
-            self.cache.close()
+        if self._outside_cache is not None:
+            self._outside_cache.close()
 
     def __enter__(self) -> Self:
         return self
@@ -268,6 +295,44 @@ class Repository:
         """Read a file's bytes, verified. ``neighbours`` gives digests whose places are asked for along."""
         return self.reader.open(entry.digest, entry.size, neighbours)
 
+    @property
+    def references(self) -> References:
+        """What URIs stand for, and the bytes that lie there."""
+        if self._references is None:
+            from artifactfs.references.references import References  # noqa: PLC0415 - most commands need none
+
+            with self._making:
+                if self._references is None:
+                    self._references = References(
+                        self.reader, self._cache_of_references, self._in_project, seconds=self._seconds
+                    )
+        return self._references
+
+    def open_reference(self, entry: RefEntry) -> ReferenceFile:
+        """Read the bytes at a Reference's URI, checked against what it records. Asks nobody yet. InvalidInput for unknown schemes."""
+        return self.references.open(entry)
+
+    def _in_project(self, project: str | None) -> Repository:
+        """This repository, open in a project of it. What is opened here is closed with it."""
+        if project is None or project == self.project:
+            return self
+        with self._making:
+            other = self._others.get(project)
+            if other is None:
+                other = self._others[project] = Repository.open(
+                    self.location, project=project, cache=self._settings, seconds=self._seconds
+                )
+            return other
+
+    def _cache_of_references(self) -> Cache | None:
+        if self._outside_cache is None and self._settings is not None:
+            from artifactfs.content.cache import Cache  # noqa: PLC0415 - takes 30 ms to import
+
+            with self._making:
+                if self._outside_cache is None:
+                    self._outside_cache = Cache(self._settings)
+        return self._outside_cache
+
     def backing(self, file: FileReader) -> str | None:
         """The local path whose bytes are exactly this file's, once all were verified; "" while they may become so; else None."""
         return self._backing.path(file) if self._backing is not None else None
@@ -279,25 +344,31 @@ class Repository:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def writing(self, kind: str) -> Iterator[Writing]:
-        """A Session with a writer, renewed while it lasts; ``kind`` says what for (put, commit)."""
+    def writing(self, kind: str, *, lasting: float = 0.0) -> Iterator[Writing]:
+        """A Session with a writer, renewed while it lasts; ``kind`` says what for (put, commit).
+
+        ``lasting``: seconds that it protects what was stored after a block that did not raise.
+        """
         session = self.registry.open_session(kind, seconds=SESSION_SECONDS)
         stop = Event()
         beat = Thread(target=self._heartbeat, args=(session, stop), name="session-heartbeat", daemon=True)
         beat.start()
         writer = ContentWriter(self.store, self.registry, session=session)
+        stored = False
         try:
             yield Writing(self.registry, writer, session)
-        except BaseException:
-            writer.abort()
-            raise
-        else:
             writer.close()
+            stored = True
         finally:
+            if not stored:
+                writer.abort()
             stop.set()
             beat.join()
-            with suppress(ArtifactFSError):  # it expires by itself; what was done stays done
-                self.registry.close_session(session)
+            if stored and lasting:
+                self.registry.renew_session(session, seconds=lasting)
+            else:
+                with suppress(ArtifactFSError):  # it expires by itself; what was done stays done
+                    self.registry.close_session(session)
 
     def _heartbeat(self, session: int, stop: Event) -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
@@ -337,6 +408,10 @@ class Writing:
         base: int | None = None,
         force: bool = False,
         commit_id: str | None = None,
+        tags: tuple[str, ...] = (),
+        run: str | None = None,
+        find: bool = False,
+        draft: str | None = None,
     ) -> CommitResult:
         """Make everything written durable, then make the version. Arguments as in CommitRequest."""
         self.writer.flush()
@@ -355,8 +430,17 @@ class Writing:
                 base=base,
                 force=force,
                 session=self._session,
+                tags=tags,
+                run=run,
+                find=find,
+                draft=draft,
             )
         )
+
+    def add_part(self, artifact: str, draft: str, root: TreeSummary) -> None:
+        """Make everything written durable, then record its tree as a part of a draft (:meth:`Registry.add_part`)."""
+        self.writer.flush()
+        self._registry.add_part(artifact, draft, root.digest, session=self._session)
 
 
 def _canonical(location: str) -> str:

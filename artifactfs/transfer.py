@@ -25,7 +25,8 @@ from artifactfs.model.digest import CHUNKS, DATA, TREE
 from artifactfs.model.names import LATEST
 from artifactfs.model.records import VersionRecord
 from artifactfs.model.sequence import SINGLE_CHUNK, ChunkBranch, Piece
-from artifactfs.model.tree import DirEntry, Entry, FileEntry, Fork, Leaf, TreeSummary, size_of
+from artifactfs.model.tree import DirEntry, Entry, FileEntry, Fork, Leaf, RefEntry, TreeSummary, size_of
+from artifactfs.references.contract import list_of
 from artifactfs.repository import Repository
 
 ASKED_AT_ONCE: Final = 8192
@@ -73,10 +74,10 @@ def copy(
     stats: CopyStats | None = None,
     progress: Show | None = None,
 ) -> Copied:
-    """Make a version at the destination with the contents, description, metadata, type and aliases of one of the source.
+    """Make a version at the destination with the contents, description, metadata, type, aliases and tags of one of the source.
 
     All or nothing. Contents that are there already, as some version of the artifact, are reused: `latest` and the aliases move to it,
-    its description and metadata stay.
+    it gets the tags, its description and metadata stay. Runs do not travel: what made and used a version is its repository's own.
 
     Raises InvalidInput (both are one repository), Conflict (the artifact has another type there), Integrity (what must be sent is
     damaged: names version and path).
@@ -106,6 +107,7 @@ def copy(
             aliases=_aliases_of(version),
             description=version.description,
             metadata=version.metadata,
+            tags=version.tags,
         )
         stats.bytes_stored = stored + writing.writer.bytes_stored
     return Copied(result.version, result.created, _latest_of(there))
@@ -121,8 +123,8 @@ def copy_all(
 ) -> Iterator[Copied]:
     """As :func:`copy` all living versions of an artifact, the oldest first; gives each once it is there.
 
-    `latest` names the same contents as at the source in the end. Versions that are there already only get their aliases, so that
-    `latest` does not run through them anew whenever a copy is brought up to date.
+    `latest` names the same contents as at the source in the end. Versions that are there already only get their aliases and tags, so
+    that `latest` does not run through them anew whenever a copy is brought up to date.
     """
     _check_sides(source, destination)
     stats = stats if stats is not None else CopyStats()
@@ -137,6 +139,8 @@ def copy_all(
             aliases = [alias for alias in _aliases_of(version) if alias not in held.aliases]
             if aliases:
                 held = destination.registry.move_aliases(artifact, held.number, aliases)
+            if not set(version.tags) <= set(held.tags):
+                held = destination.registry.edit(artifact, held.number, tags=sorted({*held.tags, *version.tags}))
             stats.files += version.files
             stats.bytes_done += version.size
             copied = Copied(held, created=False, latest_before=_latest_of(there))
@@ -267,6 +271,9 @@ class _Copy:
                 self._count(entry.files, entry.size)
             else:
                 self._directory(entry.digest, below, f"{prefix}{entry.name}/")
+        elif isinstance(entry, RefEntry) and held != entry and (root := list_of(entry)) is not None:
+            self._outside(ChunkBranch(root, 0, entry.size or 0), f"{prefix}{entry.name}")
+            self._count(1, size_of(entry))
         elif not isinstance(entry, FileEntry) or entry.size == 0:
             self._count(1, size_of(entry))
         elif isinstance(held, FileEntry) and held.digest == entry.digest:
@@ -286,6 +293,17 @@ class _Copy:
         except Integrity:  # of an older version: this one is asked for
             return None
         return None if found is None else found.entry
+
+    def _outside(self, part: ChunkBranch, path: str) -> None:
+        """The nodes of the chunk list of a Reference, whose chunks lie elsewhere."""
+        try:
+            node = self._reader.list_node(part.digest, ())
+            data = self._reader.node(part.digest, CHUNKS)
+        except Integrity as error:
+            raise self._damaged(path, error) from error
+        for branch in node.branches:
+            self._outside(branch, path)
+        self._want(_Wanted(part.digest, CHUNKS, 0, 0, 0, path, data))
 
     def _list(self, part: ChunkBranch, along: list[bytes], number: int, path: str, files: int) -> None:
         """The chunks of a large file, or of a part of it, and the nodes of their list: one node in memory a level."""

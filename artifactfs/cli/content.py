@@ -17,7 +17,16 @@ from artifactfs.cli.context import (
     read_metadata,
     version_options,
 )
-from artifactfs.errors import ArtifactFSError, InvalidInput, translate_os
+from artifactfs.cli.running import around
+from artifactfs.errors import (
+    Access,
+    ArtifactFSError,
+    Integrity,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    translate_os,
+)
 from artifactfs.model.names import Address, check_entry_path, check_name, check_type
 
 if TYPE_CHECKING:
@@ -37,8 +46,15 @@ _NAMED = 20  # bad files that an error names
     "references",
     metavar="URI[=NAME]",
     multiple=True,
-    help="Record an outside URI; its bytes stay there.",
+    help="Record an outside URI, or all below it; the bytes stay there.",
 )
+@click.option(
+    "--max-objects",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many objects one URI may stand for (default: 10,000,000).",
+)
+@click.option("--no-checksum", is_flag=True, help="Record the URIs of references alone, and ask nobody about them.")
 @click.option("--follow-links", is_flag=True, help="Store what symlinks point to instead of the symlinks.")
 @pass_context
 def put_command(
@@ -50,6 +66,8 @@ def put_command(
     metadata: tuple[str, ...],
     type_: str | None,
     references: tuple[str, ...],
+    max_objects: int | None,
+    no_checksum: bool,
     follow_links: bool,
 ) -> None:
     """Log files, directories and references as a version; prints name:vN.
@@ -57,9 +75,13 @@ def put_command(
     A file is stored under its base name, a directory's contents at the root; PATH=NAME stores either below NAME. The same contents
     again make no new version.
 
+    Of a reference size, etag, version or digest are recorded, so that a change of its source is seen; a prefix or a directory
+    becomes a reference for each object below it, below NAME.
+
     \b
     Example:
       artifactfs put bike-dataset images/ labels.csv=meta/labels.csv --alias best --metadata rows=17379
+      artifactfs put bike-raw --reference s3://bikes/raw=raw
     """
     _check_put_name(name)
     moved = read_aliases(aliases)
@@ -74,7 +96,8 @@ def put_command(
         from artifactfs.draft import Draft
 
         draft = Draft(repository, follow_links=follow_links)
-        _collect(draft, members, references)
+        _collect(draft, members)
+        _collect_references(draft, references, limit=max_objects, checksum=not no_checksum)
         known = repository.registry.artifact(name)
         _, total = draft.measure()
         with printing.Meter(f"put {name}", total) as meter:
@@ -84,7 +107,13 @@ def put_command(
 
             try:
                 result = draft.commit(
-                    name, type=type_, aliases=moved, description=description, metadata=values, progress=show
+                    name,
+                    type=type_,
+                    aliases=moved,
+                    description=description,
+                    metadata=values,
+                    progress=show,
+                    run=around(repository),
                 )
             except InvalidInput as error:
                 # The words of the command line were right; files were not.
@@ -129,7 +158,7 @@ def _split(source: str) -> tuple[Path, str | None]:
     return Path(path), check_entry_path(name.rstrip("/") or name)
 
 
-def _collect(draft: Draft, members: list[tuple[Path, str | None]], references: tuple[str, ...]) -> None:
+def _collect(draft: Draft, members: list[tuple[Path, str | None]]) -> None:
     problems: list[str] = []
     for path, name in members:
         try:
@@ -137,11 +166,26 @@ def _collect(draft: Draft, members: list[tuple[Path, str | None]], references: t
         except ArtifactFSError as error:
             problems.append(str(error))
     _refuse(problems)
+
+
+def _collect_references(draft: Draft, references: tuple[str, ...], *, limit: int | None, checksum: bool) -> None:
+    problems: list[str] = []
     for reference in references:
         uri, mark, name = reference.rpartition("=")
         # A query may hold "=" as well: a name has no "/", "?" or "&" unless the URI ends before it.
         named = mark and "://" in uri and not any(c in name for c in "?&") and "?" not in uri
-        draft.add_reference(uri if named else reference, name if named else None)
+        if not named:
+            uri, name = reference, ""
+        with printing.Meter(f"reference {printing.shown(uri)}") as meter:
+
+            def show(found: int, meter: printing.Meter = meter) -> None:
+                meter.update(0, references=found)
+
+            try:
+                draft.add_reference(uri, name.strip("/") or None, checksum=checksum, limit=limit, progress=show)
+            except (NotFound, Access, Unavailable, Integrity) as error:
+                problems.append(str(error))
+    _refuse(problems)
 
 
 def _refuse_missing(members: list[tuple[Path, str | None]]) -> None:
@@ -174,6 +218,8 @@ def get_command(context: Context, address: Address, dest: Path | None) -> None:
     DEST is ./NAME-vN unless given. Files that are there with the right contents are kept; others that are there are left alone.
     With a path in ADDRESS only that file or directory is written, at its place below DEST.
 
+    References come last, each checked against what was recorded of it; of a scheme that is not known they are left out and listed.
+
     \b
     Example:
       artifactfs get bike-dataset:latest ~/bikes
@@ -191,12 +237,22 @@ def get_command(context: Context, address: Address, dest: Path | None) -> None:
 
             result = export(repository, version, address.path, destination, progress=show)
     for reference in result.references:
-        printing.note(f"not downloaded, as it is a reference: {reference}")
+        printing.note(f"left out, as nothing here reads its scheme: {printing.shown(reference)}")
     printing.note(
         f"{printing.many(result.written, 'file')} written ({printing.size(result.bytes_written)}), {result.kept:,} kept"
     )
-    if result.failures:
-        more = [f"and {len(result.failures) - _NAMED} more"] if len(result.failures) > _NAMED else []
-        heading = f"{printing.many(len(result.failures), 'file')} could not be read; the rest is in {destination}:"
-        raise ArtifactFSError("\n  ".join([heading, *result.failures[:_NAMED], *more]))
+    _refuse_incomplete(result)
     printing.line(str(result.path))
+
+
+def _refuse_incomplete(result: ExportResult) -> None:
+    """Name what could not be had: damaged files and, every one of them, references."""
+    what = []
+    if result.failures:
+        what.append(f"{printing.many(len(result.failures), 'file')} could not be read")
+    if result.missing:
+        what.append(f"{printing.many(len(result.missing), 'reference')} could not be had")
+    if what:
+        more = [f"and {len(result.failures) - _NAMED} more files"] if len(result.failures) > _NAMED else []
+        heading = f"{' and '.join(what)}; the rest is in {result.path}:"
+        raise ArtifactFSError("\n  ".join([heading, *result.failures[:_NAMED], *more, *result.missing]))

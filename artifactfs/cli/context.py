@@ -69,13 +69,13 @@ class Context:
         from artifactfs.repository import Repository
 
         try:
-            return Repository.open(
-                location, project=project, cache=self.settings.cache_for(location), seconds=self.settings.seconds
-            )
+            return Repository.open(location, project=project, cache=self.settings.cache, seconds=self.settings.seconds)
         except NotFound:
             if not create:
                 raise
-        repository = Repository.open_or_create(location, project=project)
+        repository = Repository.open_or_create(
+            location, project=project, cache=self.settings.cache, seconds=self.settings.seconds
+        )
         note(f"made a new repository in {location}")
         return repository
 
@@ -155,18 +155,25 @@ def version_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def read_metadata(pairs: tuple[str, ...]) -> dict[str, Any] | None:
     """``K=V`` options as a metadata object; None without any. Raises InvalidInput."""
-    metadata: dict[str, Any] = {}
+    metadata = read_values(pairs, "--metadata")
+    return check_metadata(metadata) if metadata else None
+
+
+def read_values(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
+    """The values of ``K=V`` options: V is JSON, or else text. Raises InvalidInput."""
+    values: dict[str, Any] = {}
     for pair in pairs:
         key, mark, value = pair.partition("=")
         if not mark or not key:
-            raise InvalidInput(f"not metadata: {pair!r}; give KEY=VALUE, for example --metadata rows=17379")
-        if key in metadata:
-            raise InvalidInput(f"--metadata {key} is given twice; a list is written as JSON: --metadata '{key}=[1, 2]'")
+            what = option.removeprefix("--")
+            raise InvalidInput(f"not {what}: {pair!r}; give KEY=VALUE, for example {option} rows=17379")
+        if key in values:
+            raise InvalidInput(f"{option} {key} is given twice; a list is written as JSON: {option} '{key}=[1, 2]'")
         try:
-            metadata[key] = json.loads(value)
+            values[key] = json.loads(value)
         except (ValueError, RecursionError):
-            metadata[key] = value
-    return check_metadata(metadata) if metadata else None
+            values[key] = value
+    return values
 
 
 def read_aliases(aliases: tuple[str, ...]) -> tuple[str, ...]:

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from artifactfs.cli import printing
 from artifactfs.cli.context import ADDRESS, NAME, Context, pass_context
-from artifactfs.errors import NotFound
+from artifactfs.errors import NotFound, Unavailable
 from artifactfs.model.digest import format_digest
 from artifactfs.model.names import Address, check_name
 
 if TYPE_CHECKING:
+    from artifactfs.model.lineage import RunRecord
     from artifactfs.model.records import VersionRecord
-    from artifactfs.model.tree import Entry
+    from artifactfs.model.tree import Entry, RefEntry
     from artifactfs.repository import Repository
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+COUNTED: Final = 100_000
+"""Entries of a version that `show` looks through for references: their directories are some 10 MB."""
+SHORT_DIGEST: Final = 16
+"""Hexadecimal digits of a digest in a list: enough to tell any two apart by eye."""
+
 exact_bytes = click.option("--bytes", "exact", is_flag=True, help="Sizes in bytes.")
 
 
 @click.command("ls")
 @click.argument("address", type=ADDRESS, required=False)
 @click.option("-R", "--recursive", is_flag=True, help="Everything below, by path.")
+@click.option("-l", "long", is_flag=True, help="Of entries also the kind, and what their content is checked by.")
 @as_json
 @exact_bytes
 @pass_context
-def ls_command(context: Context, address: Address | None, recursive: bool, as_json: bool, exact: bool) -> None:
+def ls_command(
+    context: Context, address: Address | None, recursive: bool, long: bool, as_json: bool, exact: bool
+) -> None:
     """List artifacts, an artifact's versions, or a version's entries.
+
+    With -l each entry has its kind (file, directory, symlink, reference) and, shortened, its digest; a reference what is known of its
+    source: checksum, version id or etag.
 
     \b
     Example:
@@ -51,7 +63,7 @@ def ls_command(context: Context, address: Address | None, recursive: bool, as_js
         if as_json:
             printing.json_array(entry_fields(path, entry) for path, entry in entries)
         else:
-            _print_entries(entries, exact=exact)
+            _print_entries(entries, exact=exact, long=long)
 
 
 def _artifacts(context: Context, *, as_json: bool) -> None:
@@ -140,26 +152,49 @@ def _entries(
             yield below.name, below
 
 
-def _print_entries(entries: Iterator[tuple[str, Entry]], *, exact: bool) -> None:
-    """A line each, as they come: kind, size, name as ``ls -F`` marks it."""
+def _print_entries(entries: Iterator[tuple[str, Entry]], *, exact: bool, long: bool) -> None:
+    """A line each, as they come: size, name as ``ls -F`` marks it; ``long``: before it kind and what content is checked by."""
     from artifactfs.model.tree import DirEntry, FileEntry, LinkEntry, RefEntry
 
     for path, entry in entries:
         name = printing.shown(path)
-        size = "-"
+        size, known = "-", "-"
         match entry:
             case FileEntry():
+                kind = "file"
                 size = printing.size(entry.size, exact=exact)
                 name += "*" if entry.executable else ""
+                known = _short(format_digest(entry.digest))
             case DirEntry():
+                kind = "directory"
                 size = printing.size(entry.size, exact=exact)
                 name += "/"
+                known = _short(format_digest(entry.digest))
             case LinkEntry():
+                kind = "symlink"
                 name += f" -> {printing.shown(entry.target)}"
             case RefEntry():
+                kind = "reference"
                 size = "-" if entry.size is None else printing.size(entry.size, exact=exact)
                 name += f" -> {printing.shown(entry.uri)}"
-        printing.line(f"{size:>12}  {name}")
+                known = _known(entry)
+        before = f"{kind:<9} {size:>12}  {known:<{SHORT_DIGEST + 7}}" if long else f"{size:>12}"
+        printing.line(f"{before}  {name}")
+
+
+def _short(text: str) -> str:
+    """A digest or another checksum, as long as a list has room for."""
+    scheme, mark, value = text.partition(":")
+    return printing.shown(f"{scheme}{mark}{value[:SHORT_DIGEST]}" if mark else text[: SHORT_DIGEST + 7])
+
+
+def _known(entry: RefEntry) -> str:
+    """What a reference's content is checked by: the first of checksum, version id and etag; "-" for nothing."""
+    if entry.checksum is not None:
+        return _short(entry.checksum)
+    if entry.version is not None:
+        return _short(f"version:{entry.version}")
+    return _short(f"etag:{entry.etag}") if entry.etag is not None else "-"
 
 
 def entry_fields(path: str, entry: Entry) -> dict[str, Any]:
@@ -186,7 +221,15 @@ def entry_fields(path: str, entry: Entry) -> dict[str, Any]:
             }
         case LinkEntry():
             return {"path": path, "kind": "symlink", "target": entry.target}
-    return {"path": path, "kind": "reference", "uri": entry.uri, "size": entry.size, "checksum": entry.checksum}
+    return {
+        "path": path,
+        "kind": "reference",
+        "uri": entry.uri,
+        "size": entry.size,
+        "checksum": entry.checksum,
+        "etag": entry.etag,
+        "version_id": entry.version,
+    }
 
 
 def version_fields(version: VersionRecord) -> dict[str, Any]:
@@ -202,8 +245,11 @@ def version_fields(version: VersionRecord) -> dict[str, Any]:
         "entries": version.entries,
         "created": printing.iso(version.created),
         "aliases": list(version.aliases),
+        "tags": list(version.tags),
         "description": version.description,
         "metadata": version.metadata,
+        "updated": printing.iso(version.updated) if version.updated else None,
+        "run": version.run or None,
     }
 
 
@@ -227,19 +273,61 @@ def show_command(context: Context, address: Address, as_json: bool, exact: bool)
         else:
             fields = {
                 **version_fields(version),
+                "references": _references(repository, version),
+                **_lineage(repository, version),
                 "project": repository.project,
                 "repository": repository.location,
             }
     if as_json:
         printing.as_json(fields)
-        return
+    else:
+        _print_fields(fields, exact=exact)
+
+
+def _references(repository: Repository, version: VersionRecord) -> int | None:
+    """How many references a version has; None when counting them would mean reading too many directories."""
+    from artifactfs.model.tree import RefEntry
+
+    if version.entries > COUNTED:
+        return None
+    return sum(isinstance(entry, RefEntry) for _, entry in repository.trees.walk(version.digest))
+
+
+def _lineage(repository: Repository, version: VersionRecord) -> dict[str, Any]:
+    """The runs that made and used a version; nothing while the registry does not answer."""
+    try:
+        found = repository.registry.links(versions=[version.id])
+    except Unavailable as error:
+        printing.note(f"who made and used it is not known now: {error}")
+        return {}
+    runs = {run.id: run for run in found.runs}
+    made = [_run_fields(runs[link.run]) for link in found.links if link.output]
+    used = [_run_fields(runs[link.run]) for link in found.links if not link.output]
+    return {"logged_by": made[0] if made else None, "used_by": used}
+
+
+def _run_fields(run: RunRecord) -> dict[str, Any]:
+    return {"id": run.id, "name": run.name, "job_type": run.job_type, "state": run.state}
+
+
+def _print_fields(fields: dict[str, Any], *, exact: bool) -> None:
+    """A line for each that has something to say."""
     width = max(len(key) for key in fields) + 2
     for key, value in fields.items():
+        label = key.replace("_", " ")
         if key == "size" and value is not None:
             text = printing.size(value) if not exact else str(value)
             text += f" ({value:,} bytes)" if not exact and value >= 1024 else ""
         elif key == "metadata":
             text = ""
+        elif key in {"updated", "run"}:
+            continue  # `logged by` says who; of edits the present texts say what
+        elif key == "references" and value is None:
+            text = f"not counted in more than {COUNTED:,} entries; ls -lR tells them"
+        elif key == "logged_by":
+            text = _run_text(value) if value is not None else "no run"
+        elif key == "used_by":
+            text = f"\n{' ' * width}".join(map(_run_text, value)) or "no run"
         elif isinstance(value, list):
             text = " ".join(value)
         elif isinstance(value, int) and not isinstance(value, bool):
@@ -248,9 +336,14 @@ def show_command(context: Context, address: Address, as_json: bool, exact: bool)
             text = f"\n{' ' * width}".join(printing.shown(part) for part in value.split("\n"))
         else:
             text = {True: "yes", False: "no", None: "unknown"}.get(value, str(value))
-        printing.line(f"{key:<{width}}{text}".rstrip())
+        printing.line(f"{label:<{width}}{text}".rstrip())
         if key == "metadata":
             _print_metadata(value)
+
+
+def _run_text(run: dict[str, Any]) -> str:
+    kind = f", {run['job_type']}" if run["job_type"] else ""
+    return printing.shown(f"{run['name']} ({run['id']}{kind}, {run['state']})")
 
 
 def _print_metadata(metadata: dict[str, Any]) -> None:

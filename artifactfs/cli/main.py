@@ -30,6 +30,10 @@ COMMANDS: Final = (
     ("Mount", "mounting", ("mount", "unmount", "status")),
     ("Staging", "staging", ("stage", "commit", "diff", "discard", "rebase")),
     ("Versions", "inspect", ("ls", "show", "log")),
+    ("Search", "finding", ("find",)),
+    ("Search", "plotting", ("plot",)),
+    ("Lineage", "running", ("run",)),
+    ("Lineage", "lineage", ("runs", "lineage")),
     ("Labels", "labels", ("alias", "edit")),
     ("Sharing", "transfer", ("copy",)),
     ("Server", "serving", ("serve",)),
@@ -59,10 +63,10 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Commands in sections."""
-        for subject, _, names in COMMANDS:
+        for subject in dict.fromkeys(subject for subject, _, _ in COMMANDS):
             with formatter.section(subject):
                 rows = []
-                for name in names:
+                for name in (name for about, _, names in COMMANDS if about == subject for name in names):
                     command = self.get_command(ctx, name)
                     if command is not None:
                         rows.append((name, command.get_short_help_str(limit=96)))

@@ -64,7 +64,7 @@ def mount_command(
         allow_other=allow_other,
         pins=_pins(pins),
         binding=binding,
-        cache=settings.cache_for(settings.repository),
+        cache=settings.cache,
         seconds=settings.seconds,
     )
     if _mounted_already(settings, plan):

@@ -5,32 +5,14 @@ Asks the control sockets of this user's workspaces, and the mount one stands in.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from artifactfs.config import Settings
-from artifactfs.errors import ArtifactFSError, InvalidInput, NotFound, Unavailable
-from artifactfs.model.names import CONTROL_DIRECTORY, STAGING, check_name
+from artifactfs.errors import InvalidInput, NotFound, Unavailable
+from artifactfs.model.names import STAGING, check_name
 from artifactfs.mount import control
-
-_SILENCE_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Live:
-    """A mount whose process answers (or, ``status`` being empty, only listens)."""
-
-    workspace: Path
-    status: dict[str, Any]
-
-    @property
-    def mountpoint(self) -> str:
-        """Where it is mounted."""
-        return str(self.status.get("mountpoint", ""))
+from artifactfs.mount.reach import Live, around, ask
 
 
 @dataclass(frozen=True)
@@ -46,38 +28,19 @@ class Area:
         return f"{self.mount.mountpoint}/{self.artifact}/{STAGING}"
 
 
-def live_mounts(settings: Settings) -> list[Live]:
-    """Every mount of this user whose process answers, by mount point."""
+def listening(settings: Settings) -> list[Path]:
+    """Workspaces of this user in which a mount's process listens, or one that was killed did."""
     try:
         workspaces = sorted(settings.workspaces.iterdir())
     except OSError:
         return []
-    answers = (ask(workspace) for workspace in workspaces if (workspace / control.SOCKET).exists())
+    return [workspace for workspace in workspaces if (workspace / control.SOCKET).exists()]
+
+
+def live_mounts(settings: Settings) -> list[Live]:
+    """Every mount of this user whose process answers, by mount point."""
+    answers = map(ask, listening(settings))
     return sorted((live for live in answers if live is not None), key=lambda live: live.mountpoint)
-
-
-def ask(workspace: Path) -> Live | None:
-    """The mount of a workspace, or None when no process answers."""
-    try:
-        return Live(workspace, control.request(workspace, "status", silence=_SILENCE_SECONDS))
-    except ArtifactFSError:
-        return None
-
-
-def around(path: Path) -> tuple[Live, tuple[str, ...]] | None:
-    """The mount that a path lies in, and the parts of the path below its root; None outside of our mounts."""
-    place = Path(os.path.realpath(path))
-    for root in (place, *place.parents):
-        if not os.path.ismount(root):
-            continue
-        with contextlib.suppress(OSError, ValueError):
-            status = json.loads((root / CONTROL_DIRECTORY / "status.json").read_bytes())
-            live = ask(Path(status["workspace"]))
-            if live is None:
-                raise Unavailable(f"the mount at {root} does not answer; see {status['workspace']}/daemon.log")
-            return live, place.relative_to(root).parts
-        return None
-    return None
 
 
 def area(settings: Settings, target: str | None) -> Area:

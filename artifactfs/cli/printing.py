@@ -119,9 +119,10 @@ class Meter:
         if self._bar is not None:
             self._bar[0].stop()
 
-    def update(self, done: int, *, files: int | None = None) -> None:
-        """``done`` bytes so far, and files when they are counted."""
+    def update(self, done: int, *, files: int | None = None, references: int | None = None) -> None:
+        """``done`` bytes so far, and files or references when they are counted."""
         counted = f", {many(files, 'file')}" if files is not None else ""
+        counted += f", {many(references, 'reference')}" if references is not None else ""
         if self._bar is not None:
             progress, task = self._bar
             progress.update(task, completed=done, counted=counted.removeprefix(", "))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from artifactfs.model.records import VersionRecord
     from artifactfs.repository import Repository
-    from artifactfs.upkeep import VerifyReport
+    from artifactfs.upkeep import Damage, ReferencesReport, VerifyReport
 
 SHELLS: Final = ("bash", "zsh", "fish")
 
@@ -50,31 +50,46 @@ def init_command(context: Context, directory: Path | None) -> None:
 
 @click.command("verify")
 @click.argument("address", type=ADDRESS, required=False)
+@click.option("--references", is_flag=True, help="Ask the sources of references, instead of reading what is stored.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def verify_command(ctx: click.Context, address: Address | None, as_json: bool) -> None:
+def verify_command(ctx: click.Context, address: Address | None, references: bool, as_json: bool) -> None:
     """Read everything and check it; names each damaged file. Without ADDRESS, every version and the registry.
 
-    Exit status 1 when something is damaged.
+    With --references the source of each reference is asked whether it still has what was recorded: of one that tells size and etag or
+    version nothing is downloaded.
+
+    Exit status 1 when something is damaged, or a source has changed or cannot be had.
 
     \b
     Example:
       artifactfs verify
       artifactfs verify bike-dataset:v0
+      artifactfs verify --references bike-dataset:latest
     """
-    from artifactfs.upkeep import verify
-
     context = ctx.ensure_object(Context)
     if address is not None and address.path:
         raise InvalidInput(f"{address} names a path; verify checks versions: {address.name}:latest")
     with context.open(project=address.project if address is not None else None) as repository:
         versions = _chosen(repository, address)
-        with printing.Meter("verify", None) as meter:
+        if references:
+            damages = _verify_references(repository, versions, as_json=as_json)
+        else:
+            damages = _verify_content(repository, versions, registry=address is None, as_json=as_json)
+    ctx.exit(1 if damages else 0)
 
-            def show(report: VerifyReport) -> None:
-                meter.update(report.bytes_checked, files=report.files)
 
-            report = verify(repository, versions, registry=address is None, progress=show)
+def _verify_content(
+    repository: Repository, versions: list[VersionRecord], *, registry: bool, as_json: bool
+) -> list[Damage]:
+    from artifactfs.upkeep import verify
+
+    with printing.Meter("verify", None) as meter:
+
+        def show(report: VerifyReport) -> None:
+            meter.update(report.bytes_checked, files=report.files)
+
+        report = verify(repository, versions, registry=registry, progress=show)
     if as_json:
         printing.as_json(
             {
@@ -82,22 +97,61 @@ def verify_command(ctx: click.Context, address: Address | None, as_json: bool) -
                 "files": report.files,
                 "chunks": report.chunks_checked,
                 "bytes": report.bytes_checked,
-                "damages": [
-                    {"version": damage.version, "path": damage.path, "reason": damage.reason}
-                    for damage in report.damages
-                ],
+                "damages": _damage_fields(report.damages),
             }
         )
     else:
-        for damage in report.damages:
-            place = f"{damage.version}/{damage.path.lstrip('/')}" if damage.version else damage.path
-            printing.line(f"damaged: {printing.shown(place)}: {damage.reason}")
+        _print_damages("damaged", report.damages)
         printing.note(
             f"checked {printing.many(report.versions, 'version')}, {printing.many(report.files, 'file')}, "
             f"{printing.size(report.bytes_checked)}: "
             + (printing.many(len(report.damages), "damage") if report.damages else "everything is sound")
         )
-    ctx.exit(1 if report.damages else 0)
+    return report.damages
+
+
+def _verify_references(repository: Repository, versions: list[VersionRecord], *, as_json: bool) -> list[Damage]:
+    from artifactfs.upkeep import verify_references
+
+    with printing.Meter("verify --references", None) as meter:
+
+        def show(report: ReferencesReport) -> None:
+            meter.update(0, references=report.references)
+
+        report = verify_references(repository, versions, progress=show)
+    if as_json:
+        printing.as_json(
+            {
+                "versions": report.versions,
+                "references": report.references,
+                "unrecorded": report.unrecorded,
+                "unknown": report.unknown,
+                "damages": _damage_fields(report.damages),
+            }
+        )
+    else:
+        _print_damages("not as recorded", report.damages)
+        if report.unrecorded:
+            what = printing.many(report.unrecorded, "reference")
+            printing.note(f"{what} recorded by the URI alone: that the source is there is all that was checked")
+        if report.unknown:
+            printing.note(f"{printing.many(report.unknown, 'reference')} of unknown schemes not checked")
+        printing.note(
+            f"asked for {printing.many(report.references, 'reference')} of "
+            f"{printing.many(report.versions, 'version')}: "
+            + (f"{len(report.damages):,} not as recorded" if report.damages else "all are as recorded")
+        )
+    return report.damages
+
+
+def _damage_fields(damages: list[Damage]) -> list[dict[str, str]]:
+    return [{"version": damage.version, "path": damage.path, "reason": damage.reason} for damage in damages]
+
+
+def _print_damages(word: str, damages: list[Damage]) -> None:
+    for damage in damages:
+        place = f"{damage.version}/{damage.path.lstrip('/')}" if damage.version else damage.path
+        printing.line(f"{word}: {printing.shown(place)}: {damage.reason}")
 
 
 def _chosen(repository: Repository, address: Address | None) -> list[VersionRecord]:

@@ -21,6 +21,7 @@ from artifactfs.cli.context import (
     read_metadata,
     version_options,
 )
+from artifactfs.cli.running import note_unknown
 from artifactfs.errors import ArtifactFSError, InvalidInput, Unavailable
 from artifactfs.model.names import Address, check_type, parse_address
 
@@ -81,6 +82,7 @@ def commit_command(
       cd ~/artifacts/bike-dataset/staging && artifactfs commit --description "labels mended"
       artifactfs commit bike-dataset --alias best-ap50 --metadata ap50=0.71
     """
+    from artifactfs.ancestry import run_of
     from artifactfs.cli import mounts
     from artifactfs.mount import control
 
@@ -97,6 +99,7 @@ def commit_command(
         "type": type_,
         "force": force,
         "allow_open": allow_open,
+        "run": run_of(os.getpid()),
     }
     _write_back(area.mount.mountpoint)
     with printing.Meter(f"commit {area.artifact}", None) as meter:
@@ -120,6 +123,8 @@ def commit_command(
         note_reused(
             f"{area.artifact}:v{result['number']}", result["number"], result["latest_before"], labelled=labelled
         )
+    if result["unknown_run"]:
+        note_unknown(result["unknown_run"])
     for line in result["dropped"]:
         printing.note(f"not stored: {printing.shown(line)}")
 
@@ -176,7 +181,7 @@ def rebase_command(context: Context, target: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def diff_command(ctx: click.Context, a: str | None, b: str | None, stat: bool, exit_code: bool, as_json: bool) -> None:
-    """Show what was added (A), removed (D) and changed (M), a path a line.
+    """Show what was added (A), removed (D) and changed (M), a path a line; of a changed reference also what is recorded otherwise.
 
     Without arguments, between the staging directory one stands in and its base; with a name or a staging path, of that one; with a
     version alone, between it and `latest`; with two versions (or paths in them), between these.
@@ -204,7 +209,8 @@ def diff_command(ctx: click.Context, a: str | None, b: str | None, stat: bool, e
         printing.json_array(counted)
     else:
         for change in counted:
-            printing.line(f"{_MARKS[change['kind']]}\t{printing.shown(change['path'])}")
+            what = f"\t{printing.shown(change['what'])}" if "what" in change else ""
+            printing.line(f"{_MARKS[change['kind']]}\t{printing.shown(change['path'])}{what}")
     ctx.exit(1 if exit_code and counted.total else 0)
 
 
@@ -246,7 +252,7 @@ def _print_stat(counted: _Counted, *, as_json: bool) -> None:
 
 
 def _between(context: Context, old: Address, new: Address) -> Iterator[dict[str, Any]]:
-    from artifactfs.model.tree import DirEntry, diff_trees, size_of
+    from artifactfs.model.tree import DirEntry, diff_trees, difference, size_of
 
     project = old.project or new.project
     with context.open(project=project) as repository:
@@ -265,7 +271,8 @@ def _between(context: Context, old: Address, new: Address) -> Iterator[dict[str,
             assert changed is not None  # noqa: S101 - a change has at least one side
             size = 0 if isinstance(changed, DirEntry) else size_of(changed)
             path = f"{change.path}/" if isinstance(changed, DirEntry) else change.path
-            yield {"kind": change.kind, "path": path, "size": size}
+            what = difference(change)
+            yield {"kind": change.kind, "path": path, "size": size, **({"what": what} if what is not None else {})}
 
 
 def _of_staging(context: Context, target: str | None) -> Iterator[dict[str, Any]]:

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 @click.option("--all-versions", "everything", is_flag=True, help="All versions of the artifact, the oldest first.")
 @pass_context
 def copy_command(context: Context, address: Address, location: str, project: str | None, everything: bool) -> None:
-    """Copy a version to another repository, with aliases, description and metadata; prints name:vN there.
+    """Copy a version to another repository, with aliases, tags, description and metadata; prints name:vN there.
 
     Only what is missing there is sent; a copy that was interrupted goes on where it was when it is run again. The version
-    takes the next number there. Contents that are there already keep theirs and get the aliases.
+    takes the next number there. Contents that are there already keep theirs and get the aliases and tags. Runs and lineage
+    do not travel.
 
     \b
     Example:

@@ -9,6 +9,7 @@
     chunks/         extents of file chunks, a part kept by diskcache (vault.py)
     nodes/          extents of nodes of directories and chunk lists, likewise
     discarded-*/    damaged parts on their way out
+    drafts/         files that Python programs write before they log them (python/spool.py)
 
 Used by the shelf, from one thread at a time. Nothing here outlives its use elsewhere: all of it may be deleted at any time.
 """
@@ -43,9 +44,10 @@ LOCK_SECONDS: Final = 1.0
 _FORMAT_FILE: Final = "format"
 _LOCK_FILE: Final = "lock"
 _DISCARDED: Final = "discarded-"
+_DRAFTS: Final = "drafts"
 _MARK: Final = re.compile(r"artifactfs cache (\d{1,9})\n")
 # What may lie in a cache whose marker is missing, because somebody is deleting it: with SQLite's companions and what is made beside.
-_OWN: Final = (_FORMAT_FILE, _LOCK_FILE, CATALOG, CLAIMS, CHUNK_PART, NODE_PART, _DISCARDED)
+_OWN: Final = (_FORMAT_FILE, _LOCK_FILE, CATALOG, CLAIMS, CHUNK_PART, NODE_PART, _DISCARDED, _DRAFTS)
 _ELSEWHERE: Final = "choose another one with --cache-dir"
 
 

@@ -192,7 +192,7 @@ class FileReader:
             self._look_ahead(offset, end)
         parts: list[bytes | memoryview] = []
         while offset < end:
-            first, leaf = self._leaf_at(offset)
+            first, leaf = self.leaf_at(offset)
             within = offset - first
             index = bisect_right(leaf.starts, within) - 1
             piece = leaf.pieces[index]
@@ -231,7 +231,7 @@ class FileReader:
         """The leaves of the chunk list, each with the offset where it begins. Only of a file larger than one chunk."""
         offset = 0
         while offset < self.size:
-            first, leaf = self._leaf_at(offset)
+            first, leaf = self.leaf_at(offset)
             yield first, leaf
             offset = first + leaf.size
 
@@ -286,7 +286,8 @@ class FileReader:
         if self._along is not None:
             yield from self._along()
 
-    def _leaf_at(self, offset: int) -> tuple[int, ListNode]:
+    def leaf_at(self, offset: int) -> tuple[int, ListNode]:
+        """The leaf of the chunk list that holds an offset, and the offset where it begins. Only of a file larger than one chunk."""
         found = self._leaf
         if found is None or not found[0] <= offset < found[0] + found[1].size:
             found = self._descend(offset, self._reader.list_node(self.digest, self._neighbours()))

@@ -1,4 +1,4 @@
-"""The grammar of names: artifacts, types, aliases, entry paths, metadata and Addresses.
+"""The grammar of names: artifacts, types, aliases, tags, Runs, entry paths, metadata and Addresses.
 
 Used wherever text from outside comes in. Pure functions; each ``check_*`` returns its argument or raises InvalidInput with
 the rule and, where one can be made, a name that would do.
@@ -28,6 +28,8 @@ DEFAULT_TYPE: Final = "dataset"
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _RESERVED: Final = frozenset({".", "..", CONTROL_DIRECTORY})
 _VERSION: Final = re.compile(r"v(0|[1-9][0-9]{0,17})")
+_TAG: Final = re.compile(r"[-\w]+( +[-\w]+)*")
+_RUN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LIKE_VERSION: Final = re.compile(r"v[0-9]+")
 
 
@@ -72,6 +74,27 @@ def check_alias(alias: str) -> str:
             f"not an alias: {_shown(alias)}; '/', ':', NUL, line breaks and invalid UTF-8 are not allowed"
         )
     return alias
+
+
+def check_tag(tag: str) -> str:
+    """A tag: letters, digits, ``_`` and ``-``, with blanks between, at most 128 characters."""
+    if len(tag) <= MAX_NAME and _TAG.fullmatch(tag):
+        return tag
+    rule = f"not a tag: {_shown(tag)}; allowed are letters, digits, '_', '-' and blanks between, at most {MAX_NAME}"
+    better = re.sub(r"[^-\w]+", " ", tag).strip()[:MAX_NAME].strip()
+    raise InvalidInput(f"{rule}; {better!r} would do" if better else rule)
+
+
+def is_run(text: str) -> bool:
+    """Whether a text could be the id of a Run: 1 to 64 letters, digits, ``_`` and ``-``."""
+    return _RUN.fullmatch(text) is not None
+
+
+def check_run(text: str) -> str:
+    """The id of a Run: 1 to 64 letters, digits, ``_`` and ``-``."""
+    if is_run(text):
+        return text
+    raise InvalidInput(f"not the id of a run: {_shown(text)}; 1 to 64 letters, digits, '_' and '-' are one")
 
 
 def check_part(part: str) -> str:
@@ -180,6 +203,11 @@ def check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
             f"metadata has {len(metadata)} keys at the top; at most {MAX_METADATA_KEYS} are allowed: nest the rest"
         )
     return {_key(key, "metadata"): _json(value, f"metadata.{key}") for key, value in metadata.items()}
+
+
+def check_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A Run's configuration as it is stored: as metadata, with any number of keys."""
+    return {_key(key, "config"): _json(value, f"config.{key}") for key, value in config.items()}
 
 
 def _json(value: Any, where: str) -> Any:

@@ -1,5 +1,7 @@
 """Records of the Registry as plain frozen values: artifacts, versions, aliases, packs, chunk locations, commits.
 
+Runs and what links them to versions are in :mod:`artifactfs.model.lineage`.
+
 Used by every floor above; holds no I/O. All values are immutable and may be shared between threads.
 """
 
@@ -77,6 +79,9 @@ class VersionRecord(msgspec.Struct, frozen=True):
     description: str
     metadata: dict[str, Any]
     aliases: tuple[str, ...]  # sorted
+    tags: tuple[str, ...] = ()  # sorted
+    updated: int = 0  # nanoseconds since the epoch: when description, metadata or tags were last replaced; 0: never
+    run: str = ""  # id of the Run that made it; empty when no Run did
 
     @property
     def name(self) -> str:
@@ -89,7 +94,11 @@ class CommitRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     ``type`` None keeps the artifact's type (a new artifact then gets "dataset"). ``base`` None never conflicts;
     otherwise it is the number of the version built upon (-1: the artifact had no version), and the commit
-    conflicts when `latest` is another one and ``force`` is false. `latest` is always moved; ``aliases`` are more.
+    conflicts when `latest` is another one and ``force`` is false. `latest` is always moved; ``aliases`` are more, and ``tags`` are
+    added to those that the version has.
+    ``find``: contents that a version has already are found, not logged: no alias and no tag changes then. ``run`` is the
+    Run whose output the version becomes, or, with ``find``, its input. ``draft`` names the parts
+    (:meth:`Registry.add_part`) that go with this commit.
     """
 
     commit_id: str
@@ -105,6 +114,10 @@ class CommitRequest(msgspec.Struct, frozen=True, kw_only=True):
     base: int | None = None
     force: bool = False
     session: int | None = None
+    tags: tuple[str, ...] = ()
+    run: str | None = None
+    find: bool = False
+    draft: str | None = None
 
 
 class CommitResult(msgspec.Struct, frozen=True):

@@ -397,6 +397,35 @@ class Change(msgspec.Struct, frozen=True):
     new: Entry | None
 
 
+def difference(change: Change) -> str | None:
+    """What changed about a Reference, in words: what is recorded of it, or that a file took its place. None for all else."""
+    old, new = change.old, change.new
+    if old is None or new is None or not (isinstance(old, RefEntry) or isinstance(new, RefEntry)):
+        return None
+    if not (isinstance(old, RefEntry) and isinstance(new, RefEntry)):
+        return f"{_KINDS[type(old)]} -> {_KINDS[type(new)]}"
+    pairs = (
+        ("uri", old.uri, new.uri),
+        ("size", old.size, new.size),
+        ("checksum", old.checksum, new.checksum),
+        ("etag", old.etag, new.etag),
+        ("version", old.version, new.version),
+    )
+    return ", ".join(
+        f"{word} {'none' if was is None else was} -> {'none' if now is None else now}"
+        for word, was, now in pairs
+        if was != now
+    )
+
+
+_KINDS: Final[dict[type[Entry], str]] = {
+    FileEntry: "file",
+    DirEntry: "directory",
+    LinkEntry: "symlink",
+    RefEntry: "reference",
+}
+
+
 def diff_trees(trees: Trees, old: bytes | None, new: bytes | None, prefix: str = "") -> Iterator[Change]:
     """What differs between two directories, in order of path; None is an empty one. Reads only nodes that differ.
 

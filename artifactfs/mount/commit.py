@@ -57,8 +57,9 @@ def commit_area(
     force: bool = False,
     allow_open: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    run: str | None = None,
 ) -> CommitOutcome:
-    """Make the staging of ``name`` its next version, or find the version that equals it.
+    """Make the staging of ``name`` its next version, or find the version that equals it; ``run`` is the Run whose output it is.
 
     What the kernel holds back (mmap) must have been flushed by the caller. Raises Conflict (files open for writing, `latest` has
     moved, a commit is running, nothing there), InvalidInput, Integrity, NoSpace; then staging is as it was, all still changed.
@@ -99,6 +100,7 @@ def commit_area(
                 base=NO_VERSION if frozen.base_number is None else frozen.base_number,
                 force=force,
                 commit_id=commit_id,
+                run=run,
             )
             stats = CommitStats(frozen.files, writer.bytes_read, writer.bytes_stored)
     except BaseException as error:

@@ -6,7 +6,8 @@ connection carries one request: a JSON object on a line, answered by lines of JS
 =====================================  =========================================================================
 line                                   meaning
 =====================================  =========================================================================
-``{"artifactfs": 1, "op": …, …}``      the request: protocol version, operation, its fields
+``{"artifactfs": 1, "op": …, …}``      the request: protocol version, operation, its fields; handlers find in
+                                       ``peer`` the process that asks, as the kernel tells it (0: not visible from here)
 ``{"beat": true}``                     sent every 2 seconds while the daemon works, so that silence means a fault
 ``{"note": {…}}``                      progress, or a part of a long result
 ``{"result": {…}}``                    the end: done
@@ -120,8 +121,8 @@ class ControlServer:
 
     def _serve(self, peer: _Peer) -> None:
         try:
-            peer.check_user()
-            fields = peer.read_request()
+            process = peer.check_user()
+            fields = {**peer.read_request(), "peer": process}
             peer.finish({"result": self._handler(fields)(fields, peer.note)})
         except ArtifactFSError as error:
             peer.finish_error(error)
@@ -155,11 +156,12 @@ class _Peer:
         self._working = False
         self.ended = threading.Event()
 
-    def check_user(self) -> None:
-        """Access unless the peer is this process's user or root."""
-        _, uid = _credentials(self._connection)
+    def check_user(self) -> int:
+        """Access unless the peer is this process's user or root; returns its process."""
+        pid, uid = _credentials(self._connection)
         if uid not in {0, os.geteuid()}:
             raise Access("the mount belongs to another user")
+        return pid
 
     def read_request(self) -> Mapping[str, Any]:
         """The request's line, checked for protocol and shape."""

@@ -92,11 +92,13 @@ def describe(version: VersionRecord) -> dict[str, Any]:
         "type": version.type,
         "digest": format_digest(version.digest),
         "aliases": list(version.aliases),
+        "tags": list(version.tags),
         "description": version.description,
         "metadata": version.metadata,
         "files": version.files,
         "entries": version.entries,
         "size": version.size,
+        "run": version.run or None,
         "created": datetime.fromtimestamp(version.created / 1e9, UTC).isoformat(timespec="microseconds"),
     }
 

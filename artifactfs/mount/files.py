@@ -23,7 +23,7 @@ import time
 from threading import Condition, Lock
 from typing import TYPE_CHECKING, Final
 
-from artifactfs.mount.inodes import Area, Inode, Inodes, fail
+from artifactfs.mount.inodes import Area, Inode, Inodes, fail, reference_of
 from artifactfs.mount.layers import (
     FALLOC_KEEP_SIZE,
     FALLOC_PUNCH_HOLE,
@@ -32,6 +32,7 @@ from artifactfs.mount.layers import (
     Layer,
     LocalFile,
     Part,
+    ReferenceContent,
     VersionContent,
     load_layer,
     parts_of,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from artifactfs.content.reader import ContentReader
+    from artifactfs.mount.sources import Sources
     from artifactfs.mount.workspace import Workspace
 
 MAX_FILE: Final = (1 << 63) - 1  # bytes: off_t
@@ -92,7 +94,7 @@ class OpenFile:
 
     __slots__ = ("area", "inode", "lock", "prepared", "top", "users", "writers")
 
-    def __init__(self, inode: Inode, area: Area, top: Layer | VersionContent | None) -> None:
+    def __init__(self, inode: Inode, area: Area, top: Layer | VersionContent | ReferenceContent | None) -> None:
         self.inode = inode
         self.area = area
         self.top = top
@@ -117,10 +119,11 @@ class Handle:
 class Files:
     """All open files of a workspace."""
 
-    def __init__(self, workspace: Workspace, inodes: Inodes, reader: ContentReader) -> None:
+    def __init__(self, workspace: Workspace, inodes: Inodes, reader: ContentReader, sources: Sources) -> None:
         self._workspace = workspace
         self._inodes = inodes
         self._reader = reader
+        self._sources = sources
         self.gate = Gate()
         self.open_files: dict[int, OpenFile] = {}
         self._handles: dict[int, Handle] = {}
@@ -142,10 +145,25 @@ class Files:
         return found
 
     def open(self, inode: Inode, flags: int, pid: int) -> int:
-        """Open a file; truncates it if the flags say so. Returns the handle's number."""
+        """Open a file; truncates it if the flags say so. Returns the handle's number.
+
+        A reference is written to only by one who empties it, which makes it a file of its own; otherwise EPERM.
+        """
         writable = flags & os.O_ACCMODE != os.O_RDONLY
+        content = None
+        if inode.reference is not None and not flags & os.O_TRUNC:
+            if writable:
+                raise fail(errno.EPERM)
+            # Its source may be asked for the size: before any lock.
+            source = self._sources.open_sized(inode.id, reference_of(inode.reference))
+            content = ReferenceContent(source, sized=True)
         file = self.hold(inode)
         try:
+            if content is not None:
+                with file.lock:
+                    if isinstance(file.top, ReferenceContent) and not file.top.sized:
+                        file.top = content
+                        file.inode.size = content.file.size
             if flags & os.O_TRUNC:
                 self.truncate(file, 0)
         except BaseException:
@@ -170,9 +188,12 @@ class Files:
             file.users += 1
             return file
 
-    def _top(self, inode: Inode) -> Layer | VersionContent | None:
+    def _top(self, inode: Inode) -> Layer | VersionContent | ReferenceContent | None:
         if inode.layer is not None:
             return load_layer(self._workspace.execute, self._workspace, self._reader, inode.layer)
+        if inode.reference is not None:
+            entry = reference_of(inode.reference)
+            return ReferenceContent(self._sources.open(entry), sized=entry.size is not None)
         if inode.digest is not None and inode.size:
             return VersionContent(self._reader, inode.digest, inode.size, lambda: self._inodes.neighbours(inode.id))
         return None
@@ -244,7 +265,8 @@ class Files:
     def ready(self, fh: int, offset: int, size: int) -> bool:
         """Whether a read waits for nothing but the local disk."""
         return all(
-            not isinstance(part.source, VersionContent) or part.source.file.ready(part.offset, part.length)
+            not isinstance(part.source, VersionContent | ReferenceContent)
+            or part.source.file.ready(part.offset, part.length)
             for part in self._parts(self.handle(fh).file, offset, size)
         )
 
@@ -366,6 +388,8 @@ class Files:
             return file.top
         with self._workspace.lock:  # a thaw changes file.top under it
             top = file.top
+            if isinstance(top, ReferenceContent):
+                raise fail(errno.EPERM)
             usable = isinstance(top, Layer) and not self._final(file, top)
             if not usable and not file.inode.size:
                 return self._fresh(file)
@@ -409,7 +433,7 @@ class Files:
 
     def _add_layer(self, file: OpenFile, below: Layer | VersionContent | None) -> Layer:
         inode = file.inode
-        inode.digest = None if below is None else inode.digest
+        digest = None if below is None else inode.digest
         number = self._workspace.number("layer")
         local = LocalFile(self._workspace.layer_path(number))
         limit = inode.size if below is not None else 0
@@ -418,10 +442,12 @@ class Files:
             self.insert_layer(inode, layer)
             inode.layer = number
             self._workspace.execute(
-                "UPDATE inode SET layer = ?, digest = ? WHERE id = ?", (number, inode.digest, inode.id)
+                "UPDATE inode SET layer = ?, digest = ?, target = NULL, reference = NULL WHERE id = ?",
+                (number, digest, inode.id),
             )
         else:
             self._workspace.execute("INSERT INTO garbage VALUES (?)", (number,))
+        inode.digest, inode.target, inode.reference = digest, None, None
         return layer
 
     def insert_layer(self, inode: Inode, layer: Layer) -> None:
@@ -441,7 +467,7 @@ class Files:
             ),
         )
 
-    def _drop_layers(self, file: OpenFile, top: Layer | VersionContent | None) -> list[int]:
+    def _drop_layers(self, file: OpenFile, top: Layer | VersionContent | ReferenceContent | None) -> list[int]:
         if not isinstance(top, Layer):
             return []
         # Those of an unlinked file have no rows any more.

@@ -40,6 +40,7 @@ from artifactfs.errors import NotFound
 from artifactfs.model.tree import DirEntry, Entry, FileEntry, LinkEntry, RefEntry, Trees
 
 if TYPE_CHECKING:
+    from artifactfs.mount.sources import Sources
     from artifactfs.mount.workspace import Workspace
 
 BASE_SPACE: Final = 3
@@ -198,8 +199,9 @@ class Slot(NamedTuple):
 class Inodes:
     """All inodes of a workspace. ``uid`` and ``gid`` own what comes from versions."""
 
-    def __init__(self, workspace: Workspace, trees: Trees, *, uid: int, gid: int) -> None:
+    def __init__(self, workspace: Workspace, trees: Trees, sources: Sources, *, uid: int, gid: int) -> None:
         self._workspace = workspace
+        self._sources = sources
         self.trees = trees
         self.owner = (uid, gid)
         self._cache: dict[int, Inode] = {}
@@ -393,8 +395,35 @@ class Inodes:
         ).fetchone()
         return row
 
+    def describe(self, node: int, entry: Entry, origin: Origin) -> tuple[Any, ...]:
+        """The columns of an inode that stands for an entry of a version: its modes are normal, its times the version's."""
+        target = reference = digest = number = position = committed = None
+        size = 0
+        if isinstance(entry, FileEntry):
+            mode = stat.S_IFREG | (0o755 if entry.executable else 0o644)
+            size, digest = entry.size, entry.digest
+        elif isinstance(entry, DirEntry):
+            mode = stat.S_IFDIR | 0o755
+            digest = committed = entry.digest
+            number, position = origin.id, node & POSITION_MASK
+        elif isinstance(entry, LinkEntry):
+            mode = stat.S_IFLNK | 0o777
+            target = entry.target.encode()
+            size = len(target)
+        else:
+            target, reference = self._sources.target(entry), msgspec.msgpack.encode(entry)
+            if self._sources.readable(entry):
+                mode, size = stat.S_IFREG | 0o644, entry.size or 0
+            else:
+                mode, size = stat.S_IFLNK | 0o777, len(target)
+        when = origin.created
+        return (
+            node, origin.area, mode, *self.owner, when, when, when, size, 1, target, reference, digest, None, number, position,
+            committed, 0,
+        )  # fmt: skip
+
     def _untouched(self, node: int, entry: Entry, origin: Origin, parent: int) -> Inode:
-        values = describe(node, entry, origin, *self.owner)
+        values = self.describe(node, entry, origin)
         return Inode(values, row=False, parent=parent, name=entry.name.encode())
 
     def _keep(self, inode: Inode) -> Inode:
@@ -623,40 +652,19 @@ class Inodes:
             del self.areas[number]
 
 
-def describe(node: int, entry: Entry, origin: Origin, uid: int, gid: int) -> tuple[Any, ...]:
-    """The columns of an inode that stands for an entry of a version: its modes are normal, its times the version's."""
-    target = reference = digest = number = position = committed = None
-    size = 0
-    if isinstance(entry, FileEntry):
-        mode = stat.S_IFREG | (0o755 if entry.executable else 0o644)
-        size, digest = entry.size, entry.digest
-    elif isinstance(entry, DirEntry):
-        mode = stat.S_IFDIR | 0o755
-        digest = committed = entry.digest
-        number, position = origin.id, node & POSITION_MASK
-    else:
-        mode = stat.S_IFLNK | 0o777
-        if isinstance(entry, LinkEntry):
-            target = entry.target.encode()
-        else:
-            target, reference = entry.uri.encode(), msgspec.msgpack.encode(entry)
-        size = len(target)
-    when = origin.created
-    return (
-        node, origin.area, mode, uid, gid, when, when, when, size, 1, target, reference, digest, None, number, position,
-        committed, 0,
-    )  # fmt: skip
-
-
 def entry_of(inode: Inode, name: str) -> Entry:
     """The entry that an inode other than a directory is in a version. A file with local bytes has the digest ``b""``."""
     if inode.reference is not None:
-        found = msgspec.msgpack.decode(inode.reference, type=RefEntry)
-        return msgspec.structs.replace(found, name=name)
+        return msgspec.structs.replace(reference_of(inode.reference), name=name)
     if inode.target is not None:
         return LinkEntry(name, inode.target.decode())
     known = inode.digest or b""
     return FileEntry(name, inode.size, b"" if inode.layer is not None else known, bool(inode.mode & 0o111))
+
+
+def reference_of(data: bytes) -> RefEntry:
+    """The entry that an inode's ``reference`` keeps."""
+    return msgspec.msgpack.decode(data, type=RefEntry)
 
 
 def _text(name: bytes) -> str | None:

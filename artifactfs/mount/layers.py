@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from artifactfs.content.reader import ContentReader, FileReader
     from artifactfs.mount.workspace import Workspace
+    from artifactfs.references.contract import ReferenceFile
 
 FALLOC_KEEP_SIZE: Final = 0x01
 FALLOC_PUNCH_HOLE: Final = 0x02
@@ -238,10 +239,27 @@ class VersionContent:
         return self.file.read(offset, length)
 
 
+class ReferenceContent:
+    """The content of a reference's source. Never below a layer: a reference is replaced, not changed.
+
+    ``sized``: its size is known, so that it may be read.
+    """
+
+    __slots__ = ("file", "sized")
+
+    def __init__(self, file: ReferenceFile, *, sized: bool) -> None:
+        self.file = file
+        self.sized = sized
+
+    def read(self, offset: int, length: int) -> bytes | memoryview:
+        """Bytes of it, within its size."""
+        return self.file.read(offset, length)
+
+
 class Part(NamedTuple):
     """A range of a file and where its bytes are; without a source they are zeros."""
 
-    source: LocalFile | VersionContent | None
+    source: LocalFile | VersionContent | ReferenceContent | None
     offset: int
     length: int
 
@@ -292,7 +310,7 @@ class Layer:
         return found
 
 
-def parts_of(source: Layer | VersionContent | None, offset: int, length: int) -> list[Part]:
+def parts_of(source: Layer | VersionContent | ReferenceContent | None, offset: int, length: int) -> list[Part]:
     """Where the bytes of a range of any source are."""
     if isinstance(source, Layer):
         return source.parts(offset, length)

@@ -21,17 +21,20 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 import msgspec
 
 from artifactfs import __version__
-from artifactfs.errors import ArtifactFSError, Conflict, NotFound, ReadOnly
-from artifactfs.model.names import Address, check_name
-from artifactfs.model.tree import Change, DirEntry, size_of
+from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput, NotFound, ReadOnly
+from artifactfs.model.names import Address, check_name, is_run
+from artifactfs.model.tree import Change, DirEntry, difference, size_of
 from artifactfs.mount.areas import Invalidation
 from artifactfs.mount.attach import MountOptions
 from artifactfs.mount.commit import commit_area, settle_all
 from artifactfs.mount.contract import Notifier
 from artifactfs.mount.control import ControlServer, Handler, Note
 from artifactfs.mount.inodes import Area
+from artifactfs.mount.prefetch import Prefetcher
+from artifactfs.mount.sources import Sources
 from artifactfs.mount.staging import Staging
 from artifactfs.mount.view import View
+from artifactfs.mount.witness import Witness
 from artifactfs.mount.workspace import Workspace
 from artifactfs.repository import Progress, Repository
 
@@ -40,13 +43,14 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS: Final = 5.0  # for a process that was unmounted by hand to let its workspace go
 COMMIT_SECONDS: Final = 60.0  # that the end of the process waits for a running commit
+SETTLE_SECONDS: Final = 10.0  # for what a Run has read to be recorded, when it ends
 _BATCH: Final = 1000  # changes in a line of the socket
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to mount where. ``mountpoint`` is as :func:`attach.resolve` gives it; ``workspace`` is made when absent.
 
-    ``cache`` and ``seconds`` (the bound of every request) are for a repository on another machine.
+    ``cache`` and ``seconds`` (the bound of every request) are for what is on another machine: a repository, and References.
     """
 
     repository: str
@@ -105,6 +109,11 @@ class Service:
         _keep_freed_memory()
         with contextlib.ExitStack() as resources:
             self._repository = resources.enter_context(self._open())
+            self._sources = Sources(self._repository, self._plan.mountpoint, shared=self._plan.allow_other)
+            # A read-only mount is not told of opens (or of the first of many alone), so it is no witness.
+            self._witness = None if self._plan.read_only else Witness(self._repository.registry)
+            if self._witness is not None:
+                resources.callback(self._witness.close)
             # A server that cannot be reached must have been seen before: then what it said to these two questions is remembered.
             self._repository.registry.revision()
             self._repository.registry.artifacts()
@@ -122,7 +131,10 @@ class Service:
                 uid=os.getuid(),
                 gid=os.getgid(),
                 status=self.brief_status,
+                sources=self._sources,
+                witness=self._witness,
             )
+            self._prefetcher = Prefetcher(self._repository, self._sources, self._view.files_at, self._view.listen)
             self._binding = self._bind()
             self._view.notifier = self._binding
             self._resources = resources.pop_all()
@@ -140,6 +152,7 @@ class Service:
         self._binding.mount()
         self._view.start()
         self._resources.callback(self._view.stop)
+        self._resources.callback(self._prefetcher.close)
         self._control = ControlServer(Path(self._plan.workspace), self._handlers())
         self._control.start()
 
@@ -158,7 +171,9 @@ class Service:
         try:
             return Repository.open(plan.repository, project=plan.project, cache=plan.cache, seconds=plan.seconds)
         except NotFound:
-            repository = Repository.open_or_create(plan.repository, project=plan.project)
+            repository = Repository.open_or_create(
+                plan.repository, project=plan.project, cache=plan.cache, seconds=plan.seconds
+            )
             self.created = True
             return repository
 
@@ -175,7 +190,14 @@ class Service:
                 time.sleep(0.05)
         try:
             repository = self._repository
-            return Staging(workspace, repository.trees, repository.reader, uid=os.getuid(), gid=os.getgid())
+            return Staging(
+                workspace,
+                repository.trees,
+                repository.reader,
+                self._sources,
+                uid=os.getuid(),
+                gid=os.getgid(),
+            )
         except BaseException:
             workspace.abandon()
             raise
@@ -233,13 +255,16 @@ class Service:
             "diff": self._diff,
             "discard": self._discard,
             "rebase": self._rebase,
+            "prefetch": self._prefetch,
+            "adopt": self._adopt,
+            "settle": self._settle,
         }
 
     def _status(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
         del fields, note
         staging = self._staging
         areas = [] if staging is None else [self._area_status(name) for name in sorted(staging.names())]
-        return {**self.brief_status(), "staging": areas}
+        return {**self.brief_status(), "staging": areas, "prefetch": self._prefetcher.status()}
 
     def _area_status(self, name: str) -> dict[str, Any]:
         staging = self._writable()
@@ -279,6 +304,8 @@ class Service:
             note({"files": progress.files, "bytes_read": progress.bytes_read, "bytes_stored": progress.bytes_stored})
 
         latest = self._view.latest(area.name)
+        run = fields.get("run") or (self._witness.run_of(fields["peer"]) if self._witness is not None else None)
+        known = run is not None and self._repository.registry.run(run) is not None
         with self._commits.during(area.name):
             outcome = commit_area(
                 self._repository,
@@ -291,12 +318,14 @@ class Service:
                 force=fields["force"],
                 allow_open=fields["allow_open"],
                 progress=progress,
+                run=run if known else None,
             )
         return {
             "number": outcome.version.number,
             "created": outcome.created,
             "latest_before": latest.number if latest is not None else None,
             "dropped": list(outcome.dropped),
+            "unknown_run": None if known else run,
             "stats": msgspec.to_builtins(outcome.stats),
         }
 
@@ -321,6 +350,37 @@ class Service:
             raise Conflict(f"{area.name} has no version yet, so there is nothing to rebase onto; commit it")
         self._tell_kernel(area.name, staging.rebase(area, latest))
         return _base_of(area)
+
+    def _prefetch(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
+        """Fetch files ahead of a program that will read them.
+
+        ``paths`` are below the mountpoint, in the order in which they will be read; they follow those that came before in the same
+        ``plan``, and end any other plan of the same ``program``. ``stop`` ends the plan.
+        """
+        del note
+        plan, paths, program = fields.get("plan"), fields.get("paths", []), fields.get("program", "")
+        if not isinstance(plan, str) or not isinstance(paths, list) or not isinstance(program, str):
+            raise InvalidInput("a prefetch needs the name of a plan, and a list of paths")
+        if fields.get("stop"):
+            self._prefetcher.stop(plan)
+            return {"plan": plan}
+        return self._prefetcher.add(plan, paths, program=program)
+
+    def _adopt(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
+        """Let processes (``pids``) and who descends from them belong to a Run, if it is one of this mount's project."""
+        del note
+        plan, run, pids = self._plan, fields.get("run"), fields.get("pids")
+        if not isinstance(run, str) or not is_run(run) or not isinstance(pids, list):
+            raise InvalidInput("an adoption needs the id of a run, and a list of processes")
+        ours = (fields.get("repository"), fields.get("project")) == (plan.repository, plan.project)
+        if ours and self._witness is not None:
+            self._witness.adopt([pid for pid in pids if isinstance(pid, int)], run)
+        return {"ours": ours, "witness": self._witness is not None, "mountpoint": plan.mountpoint}
+
+    def _settle(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
+        """Have what Runs have opened so far recorded; says how many inputs wait because the registry cannot be reached."""
+        del fields, note
+        return {"waiting": self._witness.settle(seconds=SETTLE_SECONDS) if self._witness is not None else 0}
 
     def _writable(self) -> Staging:
         if self._staging is None:
@@ -357,7 +417,13 @@ def _change_fields(change: Change) -> dict[str, Any]:
     assert entry is not None  # noqa: S101 - a change has at least one side
     if isinstance(entry, DirEntry):
         return {"kind": change.kind, "path": f"{change.path}/", "size": 0}
-    return {"kind": change.kind, "path": change.path, "size": size_of(entry)}
+    what = difference(change)
+    return {
+        "kind": change.kind,
+        "path": change.path,
+        "size": size_of(entry),
+        **({"what": what} if what is not None else {}),
+    }
 
 
 class _Running:

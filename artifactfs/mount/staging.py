@@ -9,10 +9,10 @@ is made of::
     inodes.py      names, attributes, what changed          files.py    open files
     workspace.py   the tables and their directory           layers.py   the bytes of a file
 
-Semantics are those of a local disk, with these limits: names and symlink targets are UTF-8 (EILSEQ); devices, FIFOs
-and sockets are refused (EPERM); xattrs are ``user.`` only; atime moves by utimens alone; directories have a link
-count of 1; nothing moves or is linked between two artifacts (EXDEV). Who may do what is the kernel's to check
-(``default_permissions``).
+Semantics are those of a local disk, with these limits: a Reference is read, or replaced, but not written to (EPERM, unless
+the open empties it); names and symlink targets are UTF-8 (EILSEQ); devices, FIFOs and sockets are refused (EPERM); xattrs
+are ``user.`` only; atime moves by utimens alone; directories have a link count of 1; nothing moves or is linked between two
+artifacts (EXDEV). Who may do what is the kernel's to check (``default_permissions``).
 
 The kernel may keep what it learns here for ever: every change comes through it, or is told to it
 (:class:`~artifactfs.mount.areas.Invalidation`).
@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from artifactfs.errors import ArtifactFSError
 from artifactfs.model.tree import Entry, Trees
 from artifactfs.mount.areas import Areas
 from artifactfs.mount.contract import (
@@ -49,13 +50,15 @@ from artifactfs.mount.contract import (
     SetAttr,
     StatFS,
 )
+from artifactfs.mount.failures import Failures
 from artifactfs.mount.files import Files
 from artifactfs.mount.freeze import Freezer
-from artifactfs.mount.inodes import Inode, Inodes, Origin, Slot, describe, fail
+from artifactfs.mount.inodes import Inode, Inodes, Origin, Slot, fail, reference_of
 from artifactfs.mount.layers import Layer, LocalFile
 
 if TYPE_CHECKING:
     from artifactfs.content.reader import ContentReader
+    from artifactfs.mount.sources import Sources
     from artifactfs.mount.workspace import Workspace
 
 MAX_NAME: Final = 255  # bytes
@@ -92,11 +95,15 @@ class _Listing:
 class Staging:
     """All staging areas of a workspace. ``uid`` and ``gid`` own what comes from versions."""
 
-    def __init__(self, workspace: Workspace, trees: Trees, reader: ContentReader, *, uid: int, gid: int) -> None:
+    def __init__(
+        self, workspace: Workspace, trees: Trees, reader: ContentReader, sources: Sources, *, uid: int, gid: int
+    ) -> None:
         self._workspace = workspace
         self._trees = trees
-        self._inodes = inodes = Inodes(workspace, trees, uid=uid, gid=gid)
-        self._files = files = Files(workspace, inodes, reader)
+        self._sources = sources
+        self._failures = Failures()
+        self._inodes = inodes = Inodes(workspace, trees, sources, uid=uid, gid=gid)
+        self._files = files = Files(workspace, inodes, reader, sources)
         files.recover()
         self._areas = areas = Areas(workspace, inodes, files, trees)
         self._freezer = freezer = Freezer(workspace, inodes, files, trees, reader, owner=(uid, gid))
@@ -145,13 +152,16 @@ class Staging:
             status = local.status() if inode.digest is None else None
             if status is not None and status.st_size == size:
                 blocks = status.st_blocks
+        valid = FOREVER
+        if inode.reference is not None and inode.file and reference_of(inode.reference).size is None:
+            size, valid = self._sources.found_size(inode.id), 0.0
         return Attr(
-            inode.id, inode.mode, size, inode.mtime, inode.nlink, inode.uid, inode.gid, FOREVER, FOREVER,
+            inode.id, inode.mode, size, inode.mtime, inode.nlink, inode.uid, inode.gid, FOREVER, valid,
             inode.atime, inode.ctime, blocks,
         )  # fmt: skip
 
     def _untouched(self, node: int, entry: Entry, origin: Origin) -> Attr:
-        return self._attr(Inode(describe(node, entry, origin, *self._inodes.owner), row=False))
+        return self._attr(Inode(self._inodes.describe(node, entry, origin), row=False))
 
     def lookup(self, parent: int, name: bytes) -> Attr:
         """The entry of a name; a negative one when there is none."""
@@ -219,12 +229,12 @@ class Staging:
                 self._inodes.save(inode)
 
     def readlink(self, node: int) -> bytes:
-        """Target of a symlink; of a Reference its URI."""
+        """Target of a symlink; of a Reference that cannot be read here, its URI."""
         with self._workspace.lock:
-            target = self._inodes.get(node).target
-        if target is None:
+            inode = self._inodes.get(node)
+        if inode.target is None or inode.file:
             raise fail(errno.EINVAL)
-        return target
+        return inode.target
 
     # -- directories -----------------------------------------------------------------------------------------------
 
@@ -325,7 +335,28 @@ class Staging:
         if not inode.file:
             raise fail(errno.EISDIR if inode.directory else errno.ELOOP)
         reading = flags & os.O_ACCMODE == os.O_RDONLY
-        return Opened(self._files.open(inode, flags, caller.pid), keep_cache=True, noflush=reading)
+        sized = inode.reference is None or bool(flags & os.O_TRUNC) or reference_of(inode.reference).size is not None
+        try:
+            number = self._files.open(inode, flags, caller.pid)
+        except ArtifactFSError as error:  # of a reference's source
+            self._fail(inode, error)
+            raise
+        return Opened(number, keep_cache=sized, direct=not sized, noflush=reading)
+
+    def _fail(self, inode: Inode, error: ArtifactFSError) -> None:
+        """Say which file could not be read and why."""
+        with self._workspace.lock:
+            name = f"{self._inodes.area_of(inode).name}/staging/{self._inodes.path(inode)}"
+        self._failures.note(inode.id, name, error)
+
+    def base_of(self, node: int) -> tuple[str, int] | None:
+        """Artifact and number of the version that a file's content still is, at least in part; None when it is of none."""
+        with self._workspace.lock:
+            inode = self._inodes.get(node)
+            area = self._inodes.area_of(inode)
+            if inode.digest is None and inode.reference is None:
+                return None
+            return None if area.base_number is None else (area.name, area.base_number)
 
     def ready(self, fh: int, offset: int, size: int) -> bool:
         """Whether :meth:`read` would wait for nothing but the local disk."""
@@ -333,7 +364,11 @@ class Staging:
 
     def read(self, fh: int, offset: int, size: int) -> bytes | memoryview:
         """Bytes of an open file."""
-        return self._files.read(fh, offset, size)
+        try:
+            return self._files.read(fh, offset, size)
+        except ArtifactFSError as error:
+            self._fail(self._files.handle(fh).file.inode, error)
+            raise
 
     def write(self, fh: int, offset: int, data: memoryview) -> int:
         """Store bytes in an open file."""
@@ -603,8 +638,10 @@ class Staging:
             inode = self._inodes.get(node)
             if name == _OURS + b"artifact":
                 return self._inodes.area_of(inode).name.encode()
-            if name == _OURS + b"reference" and inode.reference is not None and inode.target is not None:
-                return inode.target
+            if name == _OURS + b"reference" and inode.reference is not None:
+                return reference_of(inode.reference).uri.encode()
+            if name == _OURS + b"last_error" and (error := self._failures.last(node)) is not None:
+                return error.encode()
             if inode.row and name.startswith(_USER):
                 found = self._xattr(inode, name)
                 if found is not None:

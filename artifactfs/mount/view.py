@@ -8,19 +8,19 @@
     /NAME/staging/…           the writable area, answered by :class:`~artifactfs.mount.staging.Staging`
     /.artifactfs/…            the mount explains itself (mount/explain.py)
 
+What is open for reading is in mount/reading.py, what attributes of the vocabulary say in mount/xattrs.py.
+
 Node numbers are the inode numbers too. Bits 60 to 62 are the space: 1 is the root; space 1 holds hashes of names
 (artifacts, aliases, control files); space 2 is ``version id << 36 | number of the entry in its tree`` (model/tree.py), so
 that a node of a version needs no memory here and stays valid over remounts; spaces 3 and 4 are staging's.
 
-Threads: operations come from any thread. The tables of handles and special nodes are only touched by single, atomic operations of
+Threads: operations come from any thread. The tables of listings and special nodes are only touched by single, atomic operations of
 dictionaries; no lock is held while the kernel is notified or a file's content is read.
 """
 
 from __future__ import annotations
 
 import errno
-import itertools
-import logging
 import os
 import stat
 import time
@@ -28,22 +28,24 @@ from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
-from artifactfs.content.reader import FileReader
-from artifactfs.errors import ArtifactFSError, InvalidInput, Unavailable
-from artifactfs.model.digest import DATA, digest, format_digest
+from artifactfs.errors import ArtifactFSError, InvalidInput, NotFound
+from artifactfs.model.digest import DATA, digest
 from artifactfs.model.names import CONTROL_DIRECTORY, STAGING, check_name, parse_version
 from artifactfs.model.records import VersionRecord
-from artifactfs.model.tree import DirEntry, Entry, FileEntry, Found, LinkEntry, size_of
+from artifactfs.model.tree import DirEntry, Entry, FileEntry, Found, LinkEntry, RefEntry
 from artifactfs.mount.catalog import Catalog
 from artifactfs.mount.contract import FOREVER, ROOT, Attr, Caller, Data, Notifier, Opened, SetAttr, StatFS
 from artifactfs.mount.explain import Explain
 from artifactfs.mount.follower import Follower, Outage
+from artifactfs.mount.prefetch import Planned
+from artifactfs.mount.reading import Reading
+from artifactfs.mount.sources import Sources
+from artifactfs.mount.xattrs import PREFIX, of_entry, of_version
 from artifactfs.repository import Repository
 
 if TYPE_CHECKING:
     from artifactfs.mount.staging import Staging
+    from artifactfs.mount.witness import Witness
 
 SPACE_SHIFT: Final = 60
 SPECIAL: Final = 1
@@ -55,20 +57,12 @@ VERSION_MASK: Final = (1 << (SPACE_SHIFT - VERSION_SHIFT)) - 1
 _HASH_MASK: Final = (1 << SPACE_SHIFT) - 1
 
 SERIES_ATTR_SECONDS: Final = 1.0
-MAX_ERRORS: Final = 1000
-"""Files whose last error is remembered."""
-NEIGHBOURS: Final = 512
-"""Files after the opened one, in its directory's node, whose places are asked for in the same query (2.5 µs each)."""
 
 _DIRECTORY: Final = stat.S_IFDIR | 0o755
 _FILE: Final = stat.S_IFREG | 0o644
 _EXECUTABLE: Final = stat.S_IFREG | 0o755
 _LINK: Final = stat.S_IFLNK | 0o777
 _CONTROL: Final = stat.S_IFREG | 0o444
-
-_XATTR: Final = b"user.artifactfs."
-
-_logger = logging.getLogger(__name__)
 
 
 def _fail(number: int) -> OSError:
@@ -84,16 +78,6 @@ class _Special:
         self.kind = kind  # artifact, alias, control
         self.name = name  # the artifact's
         self.path = path  # the alias, or the path below .artifactfs
-
-
-class _OpenFile:
-    """An open file of a version."""
-
-    __slots__ = ("node", "reader")
-
-    def __init__(self, node: int, reader: FileReader) -> None:
-        self.node = node
-        self.reader = reader
 
 
 class _Listing:
@@ -117,6 +101,8 @@ class View:
         uid: int,
         gid: int,
         status: Callable[[], dict[str, Any]],
+        sources: Sources | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self._repository = repository
         self._catalog = Catalog(repository.registry, pins)
@@ -127,11 +113,12 @@ class View:
         self._explain = Explain(self._catalog, status)
         self._follower = Follower(repository.registry, self.refresh)
         self.notifier: Notifier | None = None
+        self._listener: Callable[[int], None] | None = None
+        self._witness = witness
         self._specials: dict[int, _Special] = {}
-        self._handles: dict[int, _OpenFile | bytes] = {}
-        self._errors: dict[int, str] = {}  # what the last read of a version's file failed with
+        self._sources = sources or Sources(repository)
+        self._reading = Reading(repository, self._sources, self._name_of)
         self._listings: dict[int, _Listing] = {}
-        self._numbers = itertools.count(2, 2)  # even; odd handles are staging's
         self._counters = Lock()
         self._reads = 0
         self._bytes = 0
@@ -151,8 +138,8 @@ class View:
         return self._follower.outage()
 
     def counters(self) -> dict[str, int]:
-        """Reads answered, bytes served and bytes fetched from the Store since the mount began."""
-        fetched = self._repository.reader.bytes_fetched
+        """Reads answered, bytes served, and bytes fetched from the Store and from sources of references since the mount began."""
+        fetched = self._repository.reader.bytes_fetched + self._repository.references.bytes_fetched
         with self._counters:
             return {"reads": self._reads, "bytes_served": self._bytes, "bytes_fetched": fetched}
 
@@ -218,6 +205,37 @@ class View:
         """The version that `latest` names in this mount, or None."""
         return self._catalog.latest(name)
 
+    def listen(self, listener: Callable[[int], None] | None) -> None:
+        """Have the node of each file of a version that is opened told, or no more."""
+        self._listener = listener
+
+    def files_at(self, path: str) -> Iterator[Planned]:
+        """The files of versions at a path below the mountpoint, in order. NotFound when no version has it."""
+        name, _, rest = path.strip("/").partition("/")
+        selector, _, below = rest.partition("/")
+        number = parse_version(selector)
+        if number is None:
+            number = self._catalog.target(name, selector)
+        record = self._catalog.version(name, number) if number is not None else None
+        if record is None:
+            raise NotFound(f"{path!r} is in no version that this mount has")
+        root = VERSION << SPACE_SHIFT | record.id << VERSION_SHIFT
+        if not below:
+            yield from self._files_below(root, record.digest)
+            return
+        found = self._repository.find(record, below)
+        yield from self._files_of(root + found.offset, found.entry)
+
+    def _files_below(self, node: int, directory: bytes) -> Iterator[Planned]:
+        for _, offset, entry in self._trees.scan(directory):
+            yield from self._files_of(node + offset, entry)
+
+    def _files_of(self, node: int, entry: Entry) -> Iterator[Planned]:
+        if isinstance(entry, DirEntry):
+            yield from self._files_below(node, entry.digest)
+        elif not isinstance(entry, LinkEntry):
+            yield Planned(node, entry)
+
     # -- nodes -----------------------------------------------------------------------------------------------------
 
     def _special(self, special: _Special) -> int:
@@ -229,6 +247,16 @@ class View:
 
     def _record(self, node: int) -> VersionRecord:
         return self._catalog.record(node >> VERSION_SHIFT & VERSION_MASK)
+
+    def _name_of(self, node: int) -> str:
+        """``name:vN/path`` of a version's node, for people."""
+        record = self._record(node)
+        try:
+            trail = self._trees.trail(record.digest, node & NUMBER_MASK)
+            path = "/".join(found.entry.name for found in trail)
+        except ArtifactFSError:
+            path = f"entry {node & NUMBER_MASK}"  # the directories cannot be read either
+        return f"{record.name}/{path}"
 
     def _found(self, node: int) -> Found | None:
         """The entry of a version's node; None is the version's root."""
@@ -245,6 +273,21 @@ class View:
             raise _fail(errno.ENOTDIR)
         return found.entry.digest
 
+    def _asked_attr(self, node: int, entry: Entry, created: int) -> Attr:
+        """As :meth:`_entry_attr`, for one who asks for this entry alone.
+
+        The size of a reference that was recorded by its URI alone is found out when it is opened. A mount without staging sees no
+        opens, and what has no size there reads as empty: so it is asked of the source here.
+        """
+        if (
+            isinstance(entry, RefEntry)
+            and entry.size is None
+            and self._staging is None
+            and self._sources.readable(entry)
+        ):
+            self._reading.ask_size(node, entry)
+        return self._entry_attr(node, entry, created)
+
     def _entry_attr(self, node: int, entry: Entry, created: int) -> Attr:
         size = 0
         if isinstance(entry, FileEntry):
@@ -253,8 +296,12 @@ class View:
             mode = _DIRECTORY
         elif isinstance(entry, LinkEntry):
             mode, size = _LINK, len(entry.target.encode())
+        elif not self._sources.readable(entry):
+            mode, size = _LINK, len(self._sources.target(entry))
+        elif entry.size is not None:
+            mode, size = _FILE, entry.size
         else:
-            mode, size = _LINK, len(entry.uri.encode())
+            return self._plain(node, _FILE, self._sources.found_size(node), created, FOREVER, 0.0)
         return self._plain(node, mode, size, created, FOREVER, FOREVER)
 
     def _plain(self, node: int, mode: int, size: int, when: int, entry_valid: float, attr_valid: float) -> Attr:
@@ -304,7 +351,7 @@ class View:
             found = self._trees.lookup(self._directory(parent), text)
             if found is None:
                 return Attr(0, 0, entry_valid=FOREVER)
-            return self._entry_attr(parent + found.offset, found.entry, self._record(parent).created)
+            return self._asked_attr(parent + found.offset, found.entry, self._record(parent).created)
         if space in STAGING_SPACES:
             return self._need_staging().lookup(parent, name)
         try:
@@ -358,7 +405,7 @@ class View:
             found = self._found(node)
             if found is None:
                 return self._version_attr(self._record(node))
-            return self._entry_attr(node, found.entry, self._record(node).created)
+            return self._asked_attr(node, found.entry, self._record(node).created)
         if space in STAGING_SPACES:
             return self._need_staging().getattr(node, fh)
         if node == ROOT:
@@ -385,8 +432,11 @@ class View:
             found = self._found(node)
             if found is None or isinstance(found.entry, FileEntry | DirEntry):
                 raise _fail(errno.EINVAL)
-            target = found.entry.target if isinstance(found.entry, LinkEntry) else found.entry.uri
-            return target.encode()
+            if isinstance(found.entry, LinkEntry):
+                return found.entry.target.encode()
+            if self._sources.readable(found.entry):
+                raise _fail(errno.EINVAL)
+            return self._sources.target(found.entry)
         special = self._known(node)
         if special.kind != "alias":
             raise _fail(errno.EINVAL)
@@ -405,7 +455,7 @@ class View:
         if space in STAGING_SPACES:
             return self._need_staging().opendir(node, caller)
         self.getattr(node)
-        number = next(self._numbers)
+        number = self._reading.number()
         self._listings[number] = _Listing()
         return Opened(number)
 
@@ -477,82 +527,60 @@ class View:
     def open(self, node: int, flags: int, caller: Caller) -> Opened:
         space = node >> SPACE_SHIFT
         if space in STAGING_SPACES:
-            return self._need_staging().open(node, flags, caller)
+            staging = self._need_staging()
+            opened = staging.open(node, flags, caller)
+            if (
+                (witness := self._witness) is not None
+                and flags & os.O_ACCMODE != os.O_WRONLY
+                and not flags & os.O_TRUNC
+            ):
+                witness.opened_base(caller.pid, node, staging)
+            return opened
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             raise _fail(errno.EROFS)
         if space == VERSION:
             found = self._found(node)
             if found is None or isinstance(found.entry, DirEntry):
                 raise _fail(errno.EISDIR)
-            if not isinstance(found.entry, FileEntry):
+            if isinstance(found.entry, FileEntry):
+                opened = self._reading.open_file(node, found, found.entry)
+            elif isinstance(found.entry, RefEntry) and self._sources.readable(found.entry):
+                opened = self._reading.open_reference(node, found.entry)
+            else:
                 raise _fail(errno.ELOOP)
-            number = next(self._numbers)
-            reader = self._repository.open_file(found.entry, lambda: _neighbours(found))
-            self._handles[number] = _OpenFile(node, reader)
-            return Opened(number, keep_cache=True, noflush=True, backing=self._repository.backing(reader))
+            if (listener := self._listener) is not None:
+                listener(node)
+            if (witness := self._witness) is not None:
+                witness.opened(caller.pid, node >> VERSION_SHIFT & VERSION_MASK)
+            return opened
         special = self._known(node) if node != ROOT else None
         if special is None or special.kind != "control":
             raise _fail(errno.EISDIR)
         content = self._explain.content(special.path)
         if content is None:
             raise _fail(errno.EISDIR)
-        number = next(self._numbers)
-        self._handles[number] = content
-        return Opened(number, direct=True, noflush=True)
+        return self._reading.open_content(content)
 
     def verified_backing(self, fh: int) -> str:
-        handle = self._handle(fh)
-        return self._repository.verified_backing(handle.reader) if isinstance(handle, _OpenFile) else ""
+        return self._reading.verified_backing(fh)
 
     def ready(self, fh: int, offset: int, size: int) -> bool:
         if fh & 1:
             return self._need_staging().ready(fh, offset, size)
-        handle = self._handle(fh)
-        return isinstance(handle, bytes) or handle.reader.ready(offset, size)
+        return self._reading.ready(fh, offset, size)
 
     def read(self, fh: int, offset: int, size: int) -> Data:
-        if fh & 1:
-            parts = [self._need_staging().read(fh, offset, size)]
-        else:
-            handle = self._handle(fh)
-            if isinstance(handle, bytes):
-                parts = [handle[offset : offset + size]]
-            else:
-                try:
-                    parts = handle.reader.read_parts(offset, size)
-                except ArtifactFSError as error:
-                    self._complain(handle.node, error)
-                    raise
+        parts = [self._need_staging().read(fh, offset, size)] if fh & 1 else self._reading.read(fh, offset, size)
         with self._counters:
             self._reads += 1
             self._bytes += sum(map(len, parts))
         return parts
 
-    def _complain(self, node: int, error: ArtifactFSError) -> None:
-        """Say in the log, and in ``user.artifactfs.last_error``, which file could not be read and why."""
-        record = self._record(node)
-        try:
-            trail = self._trees.trail(record.digest, node & NUMBER_MASK)
-            path = "/".join(found.entry.name for found in trail)
-        except ArtifactFSError:
-            path = f"entry {node & NUMBER_MASK}"  # the directories cannot be read either
-        level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
-        _logger.log(level, "%s/%s: %s", record.name, path, error)
-        self._errors[node] = str(error)
-        if len(self._errors) > MAX_ERRORS:
-            self._errors.pop(next(iter(self._errors)), None)
-
-    def _handle(self, fh: int) -> _OpenFile | bytes:
-        handle = self._handles.get(fh)
-        if handle is None:
-            raise _fail(errno.EBADF)
-        return handle
-
     def release(self, fh: int) -> None:
         if fh & 1:
             self._need_staging().release(fh)
         else:
-            self._handles.pop(fh, None)
+            self._reading.release(fh)
 
     def flush(self, fh: int) -> None:
         if fh & 1:
@@ -638,8 +666,7 @@ class View:
     def lseek(self, fh: int, offset: int, whence: int) -> int:
         if fh & 1:
             return self._need_staging().lseek(fh, offset, whence)
-        handle = self._handle(fh)
-        size = len(handle) if isinstance(handle, bytes) else handle.reader.size
+        size = self._reading.size(fh)
         if offset >= size:
             raise _fail(errno.ENXIO)
         return size if whence == os.SEEK_HOLE else offset  # a version's file has no holes
@@ -649,9 +676,9 @@ class View:
     def getxattr(self, node: int, name: bytes) -> bytes:
         if node >> SPACE_SHIFT in STAGING_SPACES:
             return self._need_staging().getxattr(node, name)
-        if not name.startswith(_XATTR):
+        if not name.startswith(PREFIX):
             raise _fail(errno.ENODATA)
-        value = self._xattrs(node).get(name[len(_XATTR) :].decode(errors="replace"))
+        value = self._xattrs(node).get(name[len(PREFIX) :].decode(errors="replace"))
         if value is None:
             raise _fail(errno.ENODATA)
         return value
@@ -672,20 +699,10 @@ class View:
             # Aliases, description and metadata may have changed since the record was read.
             series = self._catalog.series(known.artifact)
             record = series.versions.get(known.number, known) if series is not None else known
-            values = _version_xattrs(record)
+            values = of_version(record)
             found = self._found(node)
             if found is not None:
-                entry = found.entry
-                if isinstance(entry, FileEntry | DirEntry):
-                    values["digest"] = format_digest(entry.digest).encode()
-                    values["size"] = str(size_of(entry)).encode()
-                elif not isinstance(entry, LinkEntry):
-                    values["reference"] = entry.uri.encode()
-                if isinstance(entry, FileEntry):
-                    reader = self._repository.open_file(entry)
-                    values["cached"] = b"1" if reader.ready(0, entry.size) else b"0"
-                    if (error := self._errors.get(node)) is not None:
-                        values["last_error"] = error.encode()
+                values |= of_entry(self._repository, found.entry, self._reading.last_error(node))
             return values
         special = self._specials.get(node)
         if special is None or special.kind == "control":
@@ -697,7 +714,7 @@ class View:
         series = self._catalog.series(special.name)
         number = series.aliases.get(special.path) if series is not None else None
         target = series.versions.get(number) if series is not None and number is not None else None
-        return _version_xattrs(target) if target is not None else names
+        return of_version(target) if target is not None else names
 
     # -- Tree: the rest --------------------------------------------------------------------------------------------
 
@@ -713,23 +730,3 @@ class View:
     def forget(self, node: int, count: int) -> None:
         if node >> SPACE_SHIFT in STAGING_SPACES and self._staging is not None:
             self._staging.forget(node, count)
-
-
-def _neighbours(found: Found) -> list[bytes]:
-    """Digests of the files from the opened one on: a directory is mostly read in its order."""
-    entries = found.leaf.entries[found.position : found.position + NEIGHBOURS]
-    return [entry.digest for entry in entries if isinstance(entry, FileEntry)]
-
-
-def _version_xattrs(record: VersionRecord) -> dict[str, bytes]:
-    values = {
-        "artifact": record.artifact.encode(),
-        "version": f"v{record.number}".encode(),
-        "type": record.type.encode(),
-        "digest": format_digest(record.digest).encode(),
-        "aliases": ",".join(record.aliases).encode(),
-        "metadata": msgspec.json.encode(record.metadata),
-    }
-    if record.description:
-        values["description"] = record.description.encode()
-    return values

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, Table, func, select
 
 from artifactfs.model.digest import DIGEST_SIZE
 from artifactfs.model.names import LATEST
-from artifactfs.registry.schema import alias, artifact, chunk, pack, version
+from artifactfs.registry.schema import alias, artifact, chunk, fact, pack, run_input, run_output, tag, version
 
 _SHOWN: Final = 20  # findings of one rule; more would say no more
 
@@ -26,6 +26,17 @@ class Rule(NamedTuple):
 
 def _hexadecimal(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else repr(value)  # damaged rows hold anything
+
+
+def _not_of_deleted(table: Table, what: str) -> Rule:
+    return Rule(
+        select(artifact.c.name, version.c.number)
+        .distinct()
+        .join_from(table, version, version.c.id == table.c.version)
+        .join(artifact, artifact.c.id == version.c.artifact)
+        .where(version.c.deleted.is_not(None)),
+        lambda row: f"{row[0]}:v{row[1]} is deleted, but has {what}",
+    )
 
 
 RULES: Final = (
@@ -58,6 +69,32 @@ RULES: Final = (
         .join_from(version, artifact, artifact.c.id == version.c.artifact)
         .where(func.length(version.c.digest) != DIGEST_SIZE),
         lambda row: f"the digest of {row[0]}:v{row[1]} has a wrong length",
+    ),
+    # A deleted version has nothing that search would find it by.
+    *(_not_of_deleted(table, what) for table, what in ((tag, "tags"), (fact, "facts"))),
+    # A Run is linked with versions of its own project.
+    *(
+        Rule(
+            select(links.c.run, artifact.c.name, version.c.number)
+            .join_from(links, version, version.c.id == links.c.version)
+            .join(artifact, artifact.c.id == version.c.artifact)
+            .where(artifact.c.project != links.c.project),
+            lambda row: f"the run {row[0]} is linked with {row[1]}:v{row[2]} of another project",
+        )
+        for links in (run_input, run_output)
+    ),
+    # The Run that made a version has it as an output.
+    Rule(
+        select(artifact.c.name, version.c.number, version.c.run)
+        .join_from(version, artifact, artifact.c.id == version.c.artifact)
+        .outerjoin(
+            run_output,
+            (run_output.c.project == artifact.c.project)
+            & (run_output.c.run == version.c.run)
+            & (run_output.c.version == version.c.id),
+        )
+        .where(version.c.run != "", run_output.c.version.is_(None)),
+        lambda row: f"{row[0]}:v{row[1]} was made by the run {row[2]!r}, of which it is no output",
     ),
     # A chunk lies in a pack of its project.
     Rule(

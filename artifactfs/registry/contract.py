@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
+from artifactfs.model.lineage import Links, NewRun, RunRecord
+from artifactfs.model.query import Query
 from artifactfs.model.records import (
     ArtifactRecord,
     CommitRequest,
@@ -71,6 +73,12 @@ class Registry(Protocol):
     def aliases(self, name: str) -> dict[str, int]:
         """Aliases of an artifact with the number each names."""
 
+    def find(self, query: Query) -> list[VersionRecord]:
+        """Living versions of the project that match, in the order asked for.
+
+        InvalidInput says what is wrong with a condition, and where.
+        """
+
     # -- chunk index -----------------------------------------------------------------------------------------------
 
     def missing(self, digests: Collection[bytes]) -> set[bytes]:
@@ -103,9 +111,74 @@ class Registry(Protocol):
         """Remove aliases, all or none. NotFound names those that are not there; `latest` cannot be removed (Conflict)."""
 
     def edit(
-        self, name: str, number: int, *, description: str | None = None, metadata: dict[str, Any] | None = None
+        self,
+        name: str,
+        number: int,
+        *,
+        description: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        tags: Sequence[str] | None = None,
     ) -> VersionRecord:
-        """Replace description or metadata of a version (None leaves as is). NotFound without such a version."""
+        """Replace description, metadata or tags of a version (None leaves as is). NotFound without such a version."""
+
+    def delete(self, name: str, number: int, *, delete_aliases: bool = False) -> None:
+        """Delete a version; its number is never given again. `latest` then names the highest number that is left.
+
+        Conflict names its aliases other than `latest`, unless they may go too. NotFound without such a version. What it held
+        stays in the Store until it is collected; lineage keeps its links.
+        """
+
+    # -- drafts that several processes fill ------------------------------------------------------------------------
+
+    def add_part(self, name: str, draft: str, digest: bytes, *, session: int) -> None:
+        """Record a tree as a part of a draft of an artifact; ``session`` protects what it holds. Idempotent.
+
+        Parts go with the commit that names the draft, or with their session.
+        """
+
+    def parts(self, name: str, draft: str) -> list[bytes]:
+        """Trees that were added to a draft, in order of digest; empty when nothing was, or it was committed."""
+
+    # -- runs and lineage ------------------------------------------------------------------------------------------
+
+    def start_run(self, new: NewRun) -> RunRecord:
+        """Start a Run, or take up the one with this id again: it runs then, and keeps what it had. InvalidInput for what is none."""
+
+    def renew_run(self, run: str, *, seconds: float) -> None:
+        """Say that a Run still runs, for so long. Of one that ended nothing changes. NotFound without such a Run."""
+
+    def update_run(
+        self,
+        run: str,
+        *,
+        config: dict[str, Any] | None = None,
+        state: str | None = None,
+        exit_status: int | None = None,
+    ) -> RunRecord:
+        """Replace a Run's configuration, or end it (state finished or failed). None leaves as is. NotFound without such a Run."""
+
+    def run(self, run: str) -> RunRecord | None:
+        """One Run, or None."""
+
+    def runs(
+        self,
+        *,
+        job_type: str | None = None,
+        state: str | None = None,
+        name: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[RunRecord]:
+        """Runs, the last started first."""
+
+    def add_inputs(self, run: str, versions: Collection[int]) -> None:
+        """Record that a Run, running or ended, used these versions (VersionRecord.id), all or none. Idempotent.
+
+        NotFound without such a Run, or for an id that no version of the project ever had. Outputs are recorded by :meth:`commit`.
+        """
+
+    def links(self, *, versions: Collection[int] = (), runs: Collection[str] = ()) -> Links:
+        """All links of these versions and of these Runs, with the Runs and versions at both ends. Unknown ones have none."""
 
     # -- sessions --------------------------------------------------------------------------------------------------
 

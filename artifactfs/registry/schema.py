@@ -3,7 +3,7 @@
 Used by the modules of this package only. The tables are immutable values and may be used from any thread.
 
 Instants are nanoseconds since the epoch, sizes are bytes, digests of chunks and trees are 32 raw bytes. Identifiers are never used
-again (AUTOINCREMENT on SQLite): inode numbers, caches and sessions rely on it.
+again (AUTOINCREMENT on SQLite): inode numbers, caches, lineage and sessions rely on it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -27,12 +29,16 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-# The format that this release writes and reads; it stands in `meta` under FORMAT_KEY. Any change of a table raises it.
-FORMAT: Final = 1
+# The format that this release writes and reads; it stands in `meta` under FORMAT_KEY. Any change of a table raises it, and
+# gets a step in `migration.py`.
+FORMAT: Final = 2
 FORMAT_KEY: Final = "format"
 
 # SQLite numbers rows by itself only in a column that is INTEGER to the letter; there it has 64 bits anyway.
 _IDENTIFIER: Final = BigInteger().with_variant(Integer(), "sqlite")
+
+# Text that compares by its code points in every database, as it does in Python; SQLite's always does.
+BINARY_TEXT: Final = Text().with_variant(Text(collation="C"), "postgresql")
 
 TABLES: Final = MetaData()
 
@@ -81,6 +87,9 @@ version: Final = Table(
     Column("description", Text, nullable=False),
     Column("metadata", JSON, nullable=False),
     Column("deleted", BigInteger),  # null while the version lives
+    # When description, metadata or tags were last replaced; 0: never. Since format 2, as is the next one.
+    Column("updated", BigInteger, nullable=False, server_default="0"),
+    Column("run", String(64), nullable=False, server_default=""),  # that made it; empty when none did
     UniqueConstraint("artifact", "number"),
     sqlite_autoincrement=True,
 )
@@ -116,6 +125,56 @@ alias: Final = Table(
     sqlite_with_rowid=False,
 )
 
+tag: Final = Table(
+    "tag",
+    TABLES,
+    Column("version", ForeignKey("version.id"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    sqlite_with_rowid=False,
+)
+Index("tag_name", tag.c.name)
+
+# Runs are named by their clients, within their project. `expires` is when one that is running and was not renewed counts as crashed,
+# which nothing writes down: it is seen when the row is read.
+run: Final = Table(
+    "run",
+    TABLES,
+    Column("project", ForeignKey("project.id"), primary_key=True),
+    Column("id", String(64), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("job_type", String(128), nullable=False),
+    Column("state", String(16), nullable=False),  # running, finished or failed
+    Column("started", BigInteger, nullable=False),
+    Column("ended", BigInteger),
+    Column("renewed", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=False),
+    Column("config", JSON, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("command", JSON, nullable=False),
+    Column("commit_hash", String(128), nullable=False),
+    Column("exit_status", Integer),
+)
+Index("run_started", run.c.project, run.c.started, run.c.id)
+
+
+def _links(name: str) -> Table:
+    """Versions that Runs read, or made. The rows of a deleted version stay, as its own row does."""
+    return Table(
+        name,
+        TABLES,
+        Column("project", BigInteger, primary_key=True),
+        Column("run", String(64), primary_key=True),
+        Column("version", ForeignKey("version.id"), primary_key=True),
+        Column("at", BigInteger, nullable=False),  # the first time
+        ForeignKeyConstraint(["project", "run"], ["run.project", "run.id"]),
+        Index(f"{name}_version", "version"),
+        sqlite_with_rowid=False,
+    )
+
+
+run_input: Final = _links("run_input")
+run_output: Final = _links("run_output")
+
 pack: Final = Table(
     "pack",
     TABLES,
@@ -149,4 +208,47 @@ session: Final = Table(
     Column("started", BigInteger, nullable=False),
     Column("expires", BigInteger, nullable=False),
     sqlite_autoincrement=True,
+)
+
+# Trees that processes added to a draft of an artifact, which need not be there yet. They go with the session that keeps what
+# they hold.
+draft_part: Final = Table(
+    "draft_part",
+    TABLES,
+    Column("project", ForeignKey("project.id"), primary_key=True),
+    Column("artifact", String(128), primary_key=True),
+    Column("draft", String(128), primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),
+    Column("session", ForeignKey("session.id", ondelete="CASCADE"), primary_key=True),
+    Index("draft_part_session", "session"),
+    sqlite_with_rowid=False,
+)
+
+# What search looks for in versions' metadata: a row for each value (position 0) and each different scalar of a list (1 and up), as
+# registry/facts.py makes them. The path is the value's keys as a condition writes them, without "metadata.".
+fact: Final = Table(
+    "fact",
+    TABLES,
+    Column("version", ForeignKey("version.id"), primary_key=True),
+    Column("path", BINARY_TEXT, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("project", ForeignKey("project.id"), nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("number", Double),
+    Column("text", BINARY_TEXT),  # of a long one the beginning
+    Column("whole", BINARY_TEXT),  # null unless it is long
+    sqlite_with_rowid=False,
+)
+
+# One index for every comparison and for sorting: each names project, path and kind, then the number or the text; the rest makes it
+# covering. A row of PostgreSQL's indexes holds 2,704 bytes, which is why no long text is in one.
+Index(
+    "fact_value",
+    fact.c.project,
+    fact.c.path,
+    fact.c.kind,
+    fact.c.number,
+    fact.c.text,
+    fact.c.position,
+    fact.c.version,
 )

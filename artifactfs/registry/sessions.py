@@ -33,10 +33,10 @@ _CLOSE: Final = delete(session).where(session.c.id == bindparam("number"), sessi
 _SWEEP: Final = delete(session).where(session.c.project == bindparam("of"), session.c.expires <= bindparam("now"))
 
 
-def lifetime(seconds: float) -> int:
+def lifetime(seconds: float, *, what: str = "a session") -> int:
     """``seconds`` in nanoseconds. InvalidInput unless positive and at most a year."""
     if not (math.isfinite(seconds) and 0 < seconds <= 366 * 86_400):
-        raise InvalidInput(f"a session cannot live for {seconds} s: choose more than none and at most a year")
+        raise InvalidInput(f"{what} cannot live for {seconds} s: choose more than none and at most a year")
     return int(seconds * 1e9)
 
 
@@ -54,7 +54,7 @@ def renew_session(connection: Connection, project: int, number: int, *, now: int
 
 
 def close_session(connection: Connection, project: int, number: int) -> None:
-    """End a session; nothing happens when it has ended."""
+    """End a session, with the parts of drafts that it kept; nothing happens when it has ended."""
     connection.execute(_CLOSE, {"of": project, "number": number})
 
 

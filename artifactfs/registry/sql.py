@@ -2,6 +2,7 @@
 
 Used by the repository. Safe from any thread and from several processes on one database. This module owns the transactions; what
 happens in them is its neighbours': :mod:`~artifactfs.registry.versions` (reading), :mod:`~artifactfs.registry.commit`,
+:mod:`~artifactfs.registry.edits`, :mod:`~artifactfs.registry.drafts`, :mod:`~artifactfs.registry.runs`,
 :mod:`~artifactfs.registry.sessions`, :mod:`~artifactfs.registry.chunks`. They speak SQLAlchemy Core; what differs between databases
 (connections, locks, durability, errors) is :mod:`artifactfs.registry.sqlite`'s.
 """
@@ -19,10 +20,13 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, case, select, update
 
 from artifactfs.errors import Conflict, Format, Integrity, Unavailable
-from artifactfs.model.names import LATEST, check_name
+from artifactfs.model.lineage import Links, NewRun, RunRecord
+from artifactfs.model.names import LATEST, check_name, check_run, is_run
+from artifactfs.model.query import Query
 from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, Location, PackRow, VersionRecord
-from artifactfs.registry import commit as changes
-from artifactfs.registry import sessions, versions
+from artifactfs.registry import checks, drafts, edits, search, sessions, versions
+from artifactfs.registry import commit as commits
+from artifactfs.registry import runs as lineage
 from artifactfs.registry.chunks import ChunkIndex, check_pack
 from artifactfs.registry.consistency import breaches
 from artifactfs.registry.schema import project
@@ -110,45 +114,50 @@ class SQLRegistry:
 
     def artifact(self, name: str) -> ArtifactRecord | None:
         """One artifact, or None when it is not there."""
-        if not changes.is_text(name):
+        if not checks.is_text(name):
             return None
         with self._reading() as (connection, number):
             return versions.artifact_named(connection, number, name)
 
     def versions(self, name: str) -> list[VersionRecord]:
         """Living versions of an artifact, rising numbers; empty when the artifact is not there."""
-        if not changes.is_text(name):
+        if not checks.is_text(name):
             return []
         with self._reading() as (connection, number):
             return versions.versions(connection, number, name)
 
     def version(self, name: str, number: int) -> VersionRecord | None:
         """One living version, or None."""
-        if not changes.is_text(name) or not 0 <= number <= changes.LARGEST:
+        if not checks.is_text(name):
             return None
         with self._reading() as (connection, of):
             return versions.version_numbered(connection, of, name, number)
 
     def resolve(self, name: str, alias: str) -> VersionRecord | None:
         """The version that an alias names, or None."""
-        if not (changes.is_text(name) and changes.is_text(alias)):
+        if not (checks.is_text(name) and checks.is_text(alias)):
             return None
         with self._reading() as (connection, number):
             return versions.version_with_alias(connection, number, name, alias)
 
     def find_digest(self, name: str, digest: bytes) -> VersionRecord | None:
         """The living version of an artifact whose root digest is this, or None."""
-        if not changes.is_text(name):
+        if not checks.is_text(name):
             return None
         with self._reading() as (connection, number):
             return versions.version_with_digest(connection, number, name, digest)
 
     def aliases(self, name: str) -> dict[str, int]:
         """Aliases of an artifact with the number each names."""
-        if not changes.is_text(name):
+        if not checks.is_text(name):
             return {}
         with self._reading() as (connection, number):
             return versions.aliases(connection, number, name)
+
+    def find(self, query: Query) -> list[VersionRecord]:
+        """Living versions that match, in the order asked for. InvalidInput says what is wrong with a condition, and where."""
+        with self._reading() as (connection, number):
+            return search.find(connection, number, query)
 
     # -- chunk index -----------------------------------------------------------------------------------------------
 
@@ -179,44 +188,142 @@ class SQLRegistry:
     def commit(self, request: CommitRequest) -> CommitResult:
         """Make, or reuse, a version in one transaction, durable on return.
 
-        Raises Conflict (base moved; artifact has another type; session ended), InvalidInput (names, metadata).
+        Raises Conflict (base moved; artifact has another type; session ended), InvalidInput (names, metadata), NotFound (no such Run).
         """
-        checked = changes.check_request(request)
+        checked = commits.check_request(request)
         with self._writing(durable=True) as (connection, number):
-            result, changed = changes.commit(connection, self._database, number, checked, now=self._now())
+            result, changed = commits.commit(connection, self._database, number, checked, now=self._now())
             self._raise_revision(connection, number, changed=changed)
             return result
 
     def move_aliases(self, name: str, number: int, aliases: Sequence[str]) -> VersionRecord:
         """Point aliases at a version. `latest` too, when asked. NotFound without such a version."""
         check_name(name)
-        checked = changes.check_aliases(aliases)
+        checked = checks.check_aliases(aliases)
         with self._writing(durable=True) as (connection, of):
-            record, changed = changes.move_aliases(connection, of, name, number, checked)
+            record, changed = edits.move_aliases(connection, of, name, number, checked)
             self._raise_revision(connection, of, changed=changed)
             return record
 
     def remove_aliases(self, name: str, aliases: Sequence[str]) -> None:
         """Remove aliases, all or none. NotFound names those that are not there; `latest` cannot be removed (Conflict)."""
         check_name(name)
-        checked = changes.check_aliases(aliases)
+        checked = checks.check_aliases(aliases)
         if LATEST in checked:
             raise Conflict(f"the alias {LATEST} of {name} cannot be removed; `artifactfs alias add` moves it")
         with self._writing(durable=True) as (connection, of):
-            changed = changes.remove_aliases(connection, of, name, checked)
+            changed = edits.remove_aliases(connection, of, name, checked)
             self._raise_revision(connection, of, changed=changed)
 
     def edit(
-        self, name: str, number: int, *, description: str | None = None, metadata: dict[str, Any] | None = None
+        self,
+        name: str,
+        number: int,
+        *,
+        description: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        tags: Sequence[str] | None = None,
     ) -> VersionRecord:
-        """Replace description or metadata of a version (None leaves as is). NotFound without such a version."""
+        """Replace description, metadata or tags of a version (None leaves as is). NotFound without such a version."""
         check_name(name)
-        checked = changes.check_description(description)
-        values = changes.check_json(metadata)
+        words = checks.check_description(description)
+        values = checks.check_json(metadata)
+        labels = None if tags is None else checks.check_tags(tags)
         with self._writing(durable=True) as (connection, of):
-            record, changed = changes.edit(connection, of, name, number, description=checked, metadata=values)
+            now = self._now()
+            record, changed = edits.edit(
+                connection, of, name, number, description=words, metadata=values, tags=labels, now=now
+            )
             self._raise_revision(connection, of, changed=changed)
             return record
+
+    def delete(self, name: str, number: int, *, delete_aliases: bool = False) -> None:
+        """Delete a version; `latest` then names the highest number left. Conflict names its aliases, unless they may go too."""
+        check_name(name)
+        with self._writing(durable=True) as (connection, of):
+            edits.delete_version(connection, of, name, number, delete_aliases=delete_aliases, now=self._now())
+            self._raise_revision(connection, of, changed=True)
+
+    # -- drafts that several processes fill ------------------------------------------------------------------------
+
+    def add_part(self, name: str, draft: str, digest: bytes, *, session: int) -> None:
+        """Record a tree as a part of a draft. Idempotent. Conflict when the session has ended."""
+        check_name(name)
+        checks.check_token(draft, drafts.DRAFT)
+        checks.check_digest(digest)
+        with self._writing(durable=True) as (connection, number):
+            sessions.require_session(connection, number, session, now=self._now())
+            drafts.add_part(connection, self._database, number, name, draft, digest, session=session)
+
+    def parts(self, name: str, draft: str) -> list[bytes]:
+        """Trees that were added to a draft under sessions that live, in order of digest."""
+        if not (checks.is_text(name) and checks.is_text(draft)):
+            return []
+        with self._reading() as (connection, number):
+            return drafts.parts(connection, number, name, draft, now=self._now())
+
+    # -- runs and lineage ------------------------------------------------------------------------------------------
+
+    def start_run(self, new: NewRun) -> RunRecord:
+        """Start a Run, or take up the one with this id again. InvalidInput for what is none."""
+        checked = lineage.check_new(new)
+        with self._writing(durable=True) as (connection, number):
+            return lineage.start_run(connection, self._database, number, checked, now=self._now())
+
+    def renew_run(self, run: str, *, seconds: float) -> None:
+        """Say that a Run still runs, for so long; one that ended stays as it is. NotFound without it."""
+        lifetime = sessions.lifetime(seconds, what="a run")
+        check_run(run)
+        with self._writing(durable=False) as (connection, number):
+            now = self._now()
+            lineage.renew_run(connection, number, run, now=now, expires=now + lifetime)
+
+    def update_run(
+        self,
+        run: str,
+        *,
+        config: dict[str, Any] | None = None,
+        state: str | None = None,
+        exit_status: int | None = None,
+    ) -> RunRecord:
+        """Replace a Run's configuration, or end it. NotFound without it."""
+        check_run(run)
+        change = lineage.check_change(config=config, state=state, exit_status=exit_status)
+        with self._writing(durable=True) as (connection, number):
+            return lineage.update_run(connection, number, run, change, now=self._now())
+
+    def run(self, run: str) -> RunRecord | None:
+        """One Run, or None."""
+        if not is_run(run):
+            return None
+        with self._reading() as (connection, number):
+            return next(iter(lineage.runs_with_ids(connection, number, [run], now=self._now())), None)
+
+    def runs(
+        self,
+        *,
+        job_type: str | None = None,
+        state: str | None = None,
+        name: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[RunRecord]:
+        """Runs, the last started first."""
+        now = self._now()
+        wanted = lineage.wanted(job_type=job_type, state=state, name=name, limit=limit, offset=offset, now=now)
+        with self._reading() as (connection, number):
+            return lineage.runs(connection, number, wanted, now=now)
+
+    def add_inputs(self, run: str, versions: Collection[int]) -> None:
+        """Record that a Run used these versions (VersionRecord.id). Idempotent. NotFound without it or one of them."""
+        check_run(run)
+        with self._writing(durable=True) as (connection, number):
+            lineage.add_inputs(connection, self._database, number, run, versions, now=self._now())
+
+    def links(self, *, versions: Collection[int] = (), runs: Collection[str] = ()) -> Links:
+        """All links of these versions and of these Runs, with what is at both ends."""
+        with self._reading() as (connection, number):
+            return lineage.links(connection, number, versions, runs, now=self._now())
 
     # -- sessions --------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from sqlalchemy.pool import QueuePool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from artifactfs.errors import Access, ArtifactFSError, Format, Integrity, NoSpace, NotFound, Unavailable, translate_os
+from artifactfs.registry.migration import OLDEST, migrate
 from artifactfs.registry.netfs import refuse_network_filesystem
 from artifactfs.registry.schema import FORMAT, FORMAT_KEY, TABLES
 
@@ -88,7 +89,7 @@ class SQLiteDatabase:
         with self._translated():
             self._watch = self._connect()
         try:
-            self._check_format()
+            older = self._check_format()
         except BaseException:
             self._watch.close()
             raise
@@ -102,9 +103,16 @@ class SQLiteDatabase:
             max_overflow=0,
             pool_timeout=seconds,
             pool_use_lifo=True,  # few warm page caches rather than many cold ones
-            json_serializer=_write_json,
+            json_serializer=as_json,
             json_deserializer=_read_json,
         )
+        if older:
+            try:
+                with self.writing(durable=True) as connection:
+                    migrate(connection)
+            except BaseException:
+                self.close()
+                raise
 
     def __str__(self) -> str:
         return f"the registry {self.path}"
@@ -148,7 +156,8 @@ class SQLiteDatabase:
     def insert_absent(self, connection: Connection, table: Table, names: Sequence[str], rows: list[Any]) -> None:
         """Insert rows (tuples in the order of ``names``) whose keys are not there yet; the others stay as they are.
 
-        The statement is compiled once and its rows go straight to the driver: 2 us a row, against 5 through Core.
+        The statement is compiled once and its rows go straight to the driver: 2 us a row, against 5 through Core. JSON therefore
+        goes as text (:func:`as_json`).
         """
         key = (table.name, tuple(names))
         text = self._inserts.get(key)
@@ -237,19 +246,22 @@ class SQLiteDatabase:
         except OSError as error:
             raise translate_os(error, f"the registry {self.path} cannot be created") from error
 
-    def _check_format(self) -> None:
+    def _check_format(self) -> bool:
+        """Refuse what is none of our files, or a newer one; whether it has an older format."""
         with self._translated():
             application = self._watch.execute("PRAGMA application_id").fetchall()[0][0]
             if application != APPLICATION_ID:
                 raise Format(f"{self.path} is a SQLite file, but no ArtifactFS registry; choose another path")
             rows = self._watch.execute("SELECT value FROM meta WHERE key = ?", (FORMAT_KEY,)).fetchall()
         found = rows[0][0] if rows else "none"
-        if found != str(FORMAT):
+        older = found in {str(number) for number in range(OLDEST, FORMAT)}
+        if found != str(FORMAT) and not older:
             raise Format(f"{self} has format {found}, this release reads format {FORMAT}; use a newer release")
         with self._translated():
             # Once in a file it stays, but a copy by VACUUM INTO, as backups are made, comes without.
             if self._watch.execute("PRAGMA journal_mode").fetchall()[0][0] != "wal":
                 self._watch.execute("PRAGMA journal_mode=WAL").close()
+        return older
 
     # -- errors ----------------------------------------------------------------------------------------------------
 
@@ -295,7 +307,8 @@ def _definitions() -> Iterator[str]:
             yield str(CreateIndex(index).compile(dialect=form))
 
 
-def _write_json(value: Any) -> str:
+def as_json(value: Any) -> str:
+    """A value as a JSON column holds it."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 

@@ -15,11 +15,14 @@ from sqlalchemy import Connection, Select, bindparam, func, select
 from artifactfs.errors import Integrity
 from artifactfs.model.names import LATEST
 from artifactfs.model.records import ArtifactRecord, VersionRecord
-from artifactfs.registry.schema import alias, artifact, version
+from artifactfs.registry.checks import LARGEST
+from artifactfs.registry.schema import alias, artifact, tag, version
 
-_Record = TypeVar("_Record", ArtifactRecord, VersionRecord)
+_Record = TypeVar("_Record", bound=msgspec.Struct)
 
-# Aliases hold no "/", so that it can part them.
+BATCH: Final = 512  # keys of one statement, see chunks.py
+
+# Aliases and tags hold no "/", so that it can part them.
 _PART: Final = "/"
 _ALIASES: Final = (
     select(func.aggregate_strings(alias.c.name, _PART))
@@ -27,7 +30,13 @@ _ALIASES: Final = (
     .correlate(version)
     .scalar_subquery()
 )
-_VERSIONS: Final = (
+_TAGS: Final = (
+    select(func.aggregate_strings(tag.c.name, _PART))
+    .where(tag.c.version == version.c.id)
+    .correlate(version)
+    .scalar_subquery()
+)
+_LIVING_VERSIONS: Final = (
     select(
         version.c.id,
         artifact.c.name,
@@ -41,12 +50,15 @@ _VERSIONS: Final = (
         version.c.description,
         version.c.metadata,
         _ALIASES,
+        _TAGS,
+        version.c.updated,
+        version.c.run,
     )
     .join_from(artifact, version, version.c.artifact == artifact.c.id)
-    .where(
-        artifact.c.project == bindparam("project"), artifact.c.name == bindparam("name"), version.c.deleted.is_(None)
-    )
+    .where(artifact.c.project == bindparam("project"), version.c.deleted.is_(None))
 )
+_BY_ID: Final = _LIVING_VERSIONS.where(version.c.id.in_(bindparam("ids", expanding=True)))
+_VERSIONS: Final = _LIVING_VERSIONS.where(artifact.c.name == bindparam("name"))
 _ALL: Final = _VERSIONS.order_by(version.c.number)
 _BY_NUMBER: Final = _VERSIONS.where(version.c.number == bindparam("number"))
 _BY_DIGEST: Final = _VERSIONS.where(version.c.digest == bindparam("digest"))
@@ -102,6 +114,8 @@ def versions(connection: Connection, project: int, name: str) -> list[VersionRec
 
 def version_numbered(connection: Connection, project: int, name: str, number: int) -> VersionRecord | None:
     """The living version with this number."""
+    if not 0 <= number <= LARGEST:
+        return None
     return _one(connection, _BY_NUMBER, {"project": project, "name": name, "number": number})
 
 
@@ -113,6 +127,15 @@ def version_with_digest(connection: Connection, project: int, name: str, digest:
 def version_with_alias(connection: Connection, project: int, name: str, alias: str) -> VersionRecord | None:
     """The version that an alias names."""
     return _one(connection, _BY_ALIAS, {"project": project, "name": name, "alias": alias})
+
+
+def versions_with_ids(connection: Connection, project: int, ids: Sequence[int]) -> list[VersionRecord]:
+    """The living versions of the project with these ids (any number, each once), in their order."""
+    found: dict[int, VersionRecord] = {}
+    for start in range(0, len(ids), BATCH):
+        rows = connection.execute(_BY_ID, {"project": project, "ids": ids[start : start + BATCH]})
+        found.update((record.id, record) for record in map(_version, rows))
+    return [found[identity] for identity in ids if identity in found]
 
 
 def aliases(connection: Connection, project: int, name: str) -> dict[str, int]:
@@ -127,15 +150,19 @@ def _one(connection: Connection, statement: Select[Any], values: dict[str, Any])
 
 
 def _artifact(row: Sequence[Any]) -> ArtifactRecord:
-    return _record(ArtifactRecord, tuple(row))
+    return record_of(ArtifactRecord, row)
 
 
 def _version(row: Sequence[Any]) -> VersionRecord:
-    *values, joined = row
-    return _record(VersionRecord, (*values, tuple(sorted(joined.split(_PART))) if isinstance(joined, str) else ()))
+    *values, aliases_joined, tags_joined, updated, run = row
+    return record_of(VersionRecord, (*values, _parted(aliases_joined), _parted(tags_joined), updated, run))
 
 
-def _record(kind: type[_Record], values: tuple[Any, ...]) -> _Record:
+def _parted(joined: object) -> tuple[str, ...]:
+    return tuple(sorted(joined.split(_PART))) if isinstance(joined, str) else ()
+
+
+def record_of(kind: type[_Record], values: Sequence[Any]) -> _Record:
     """A record of values in the order of its fields, which a damaged page may have given other types (1 us)."""
     fields = dict(zip(kind.__struct_fields__, values, strict=True))
     try:

@@ -418,7 +418,7 @@ class Connection:
         if speaks is None:
             self._check_stranger(response)
         try:
-            wire.check_protocol(speaks, f"the server at {self.url}")
+            wire.check_protocol(speaks, f"the server at {self.url}", oldest=wire.OLDEST_SERVER)
         except Format as other:
             self._offline(str(other))
             raise
@@ -523,8 +523,11 @@ def segment(text: str) -> str:
 
 
 def query(**words: object) -> str:
-    """Words as a path's query."""
-    return "?" + urlencode(words)
+    """Words as a path's query. InvalidInput for text that no URL can hold."""
+    try:
+        return "?" + urlencode(words)
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"not to be sent: {error}") from error
 
 
 def _shown(parts: SplitResult) -> str:

@@ -4,8 +4,8 @@ Used by the Repository. Any thread; :meth:`RemoteRegistry.changed` by one at a t
 
 *Followed*: while somebody calls :meth:`RemoteRegistry.changed` again and again, the project's revision is known without asking, and
 what was answered at this revision is not asked for again. Otherwise every question is a request. When the server cannot be reached,
-what was answered last takes its place (``online`` tells so); writing, and what was never asked, is Unavailable. Bounds: as in
-``client.py``.
+what was answered last takes its place (``online`` tells so); writing, searching, Runs, lineage, and what was never asked, is
+Unavailable. Bounds: as in ``client.py``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final, TypeVar
 
+from msgspec.structs import replace
+
 from artifactfs.errors import ArtifactFSError, InvalidInput, NotFound, Unavailable
 from artifactfs.model.digest import DIGEST_SIZE
-from artifactfs.model.names import check_alias, check_name
+from artifactfs.model.lineage import Link, Links, NewRun, RunRecord
+from artifactfs.model.names import check_alias, check_config, check_metadata, check_name, check_run, is_run
+from artifactfs.model.query import Query
 from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, Location, PackRow, VersionRecord
 from artifactfs.remote import wire
 from artifactfs.remote.answers import Answer, Answers, Memory
@@ -33,6 +38,8 @@ CHECK_SECONDS: Final = 600.0
 """A check of the database reads all of it."""
 PACK_SECONDS: Final = 30.0
 """Added for each pack that is to be recorded: the server reads it whole, and a slow disk takes that long for 64 MiB."""
+SEARCHES: Final = 3
+"""How often a result of several answers is asked for, when the project changes in between, before it is taken as it came."""
 LARGEST: Final = 2**63 - 1
 """The largest number that a registry holds."""
 
@@ -110,10 +117,10 @@ class RemoteRegistry:
 
     def _poll(self, after: int, seconds: float) -> int:
         before = self._known
-        words = {"after": after, "seconds": f"{seconds:.3f}"} if seconds > 0 else {}
+        wait = query(after=after, seconds=f"{seconds:.3f}") if seconds > 0 else ""
         reply = self._connection.ask(
             "GET",
-            self._base + "revision" + (query(**words) if words else ""),
+            f"{self._base}revision{wait}",
             seconds=seconds + self._connection.seconds,
             answer=seconds + self._connection.silence,
             probe=True,
@@ -197,6 +204,35 @@ class RemoteRegistry:
 
         found = self._read(f"artifacts/{segment(name)}/aliases", wire.Aliases, _versions_of(name), wire.Versions, pick)
         return dict(sorted(found.aliases.items())) if found is not None else {}
+
+    def find(self, query: Query) -> list[VersionRecord]:
+        """Living versions of the project that match, in the order asked for. InvalidInput says what is wrong with a condition.
+
+        More than 10,000 come in several answers, and are asked for anew when the project changed in between. If it does so each time,
+        some may be missing.
+        """
+        found: list[VersionRecord] = []
+        for _ in range(SEARCHES):
+            found, whole = self._search(query)
+            if whole:
+                break
+        return found
+
+    def _search(self, query: Query) -> tuple[list[VersionRecord], bool]:
+        """What is found, each version once, and whether all of it was so at one revision."""
+        found: dict[int, VersionRecord] = {}
+        revisions: set[int | None] = set()
+        count = 0
+        while True:
+            rest = replace(query, offset=query.offset + count, limit=query.limit and query.limit - count)
+            reply = self._tell("POST", "find", rest)
+            answer = self._connection.read(reply, wire.Found)
+            found.update((record.id, record) for record in answer.versions)
+            revisions.add(answer.revision)
+            if not (answer.more and answer.versions):
+                # One answer is of one moment; several are when nothing changed from before the first until after the last.
+                return list(found.values()), count == 0 or revisions == {reply.revision}
+            count += len(answer.versions)
 
     def _one(self, name: str, path: str, wanted: Callable[[VersionRecord], bool]) -> VersionRecord | None:
         if not _may_be(check_name, name):
@@ -306,7 +342,7 @@ class RemoteRegistry:
 
     def commit(self, request: CommitRequest) -> CommitResult:
         """Make, or reuse, a version, durable on return. Repeated by itself when the reply is lost: its id makes it one commit."""
-        return self._call(CommitResult, "POST", "commits", request)
+        return self._call(CommitResult, "POST", "commits", replace(request, metadata=_checked(request.metadata)))
 
     def move_aliases(self, name: str, number: int, aliases: Sequence[str]) -> VersionRecord:
         """Point aliases at a version. `latest` too, when asked. NotFound without such a version."""
@@ -325,15 +361,142 @@ class RemoteRegistry:
                 self._tell("POST", f"{path}/remove", wire.AliasNames(list(aliases)))
 
     def edit(
-        self, name: str, number: int, *, description: str | None = None, metadata: dict[str, Any] | None = None
+        self,
+        name: str,
+        number: int,
+        *,
+        description: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        tags: Sequence[str] | None = None,
     ) -> VersionRecord:
-        """Replace description or metadata of a version (None leaves as is). NotFound without such a version."""
-        return self._call(VersionRecord, "PATCH", self._version_path(name, number), wire.Edit(description, metadata))
+        """Replace description, metadata or tags of a version (None leaves as is). NotFound without such a version."""
+        new = wire.Edit(description, _checked(metadata), None if tags is None else list(tags))
+        return self._call(VersionRecord, "PATCH", self._version_path(name, number), new)
+
+    def delete(self, name: str, number: int, *, delete_aliases: bool = False) -> None:
+        """Delete a version. Conflict names its aliases other than `latest`, unless they may go too. NotFound without it."""
+        path = self._version_path(name, number)
+        target = path + (query(delete_aliases="true") if delete_aliases else "")
+        seconds = self._connection.seconds
+        try:
+            self._tell("DELETE", target, seconds=seconds, once=True)
+        except Unavailable:
+            # Sent again after a lost reply it would not find it. Whether it is there tells whether it was deleted.
+            with suppress(NotFound):
+                self._tell("GET", path)
+                self._tell("DELETE", target, seconds=seconds)
 
     def _version_path(self, name: str, number: int) -> str:
         if not 0 <= number <= LARGEST:
             raise NotFound(f"there is no {check_name(name)}:v{number}; `artifactfs log {name}` lists what is there")
         return f"artifacts/{segment(check_name(name))}/versions/{number}"
+
+    # -- drafts that several processes fill ------------------------------------------------------------------------
+
+    def add_part(self, name: str, draft: str, digest: bytes, *, session: int) -> None:
+        """Record a tree as a part of a draft of an artifact; ``session`` protects what it holds. Idempotent."""
+        self._tell("POST", f"artifacts/{segment(check_name(name))}/parts", wire.Part(draft, digest, session))
+
+    def parts(self, name: str, draft: str) -> list[bytes]:
+        """Trees that were added to a draft, in order of digest; empty when nothing was, or it was committed."""
+        if not (_may_be(check_name, name) and _is_text(draft)):
+            return []
+        path = f"artifacts/{segment(name)}/parts{query(draft=draft)}"
+        return self._call(wire.Digests, "GET", path).digests
+
+    # -- runs and lineage ------------------------------------------------------------------------------------------
+
+    def start_run(self, new: NewRun) -> RunRecord:
+        """Start a Run, or take up the one with this id again: it runs then, and keeps what it had. InvalidInput for what is none."""
+        return self._call(RunRecord, "POST", "runs", replace(new, config=check_config(new.config)))
+
+    def renew_run(self, run: str, *, seconds: float) -> None:
+        """Say that a Run still runs, for so long. Of one that ended nothing changes. NotFound without such a Run."""
+        self._tell("PUT", f"{_run_path(run)}/life", wire.RunLife(seconds))
+
+    def update_run(
+        self,
+        run: str,
+        *,
+        config: dict[str, Any] | None = None,
+        state: str | None = None,
+        exit_status: int | None = None,
+    ) -> RunRecord:
+        """Replace a Run's configuration, or end it (state finished or failed). None leaves as is. NotFound without such a Run."""
+        checked = None if config is None else check_config(config)
+        return self._call(RunRecord, "PATCH", _run_path(run), wire.RunChange(checked, state, exit_status))
+
+    def run(self, run: str) -> RunRecord | None:
+        """One Run, or None."""
+        if not is_run(run):
+            return None
+        try:
+            return self._call(RunRecord, "GET", _run_path(run))
+        except NotFound:
+            return None
+
+    def runs(
+        self,
+        *,
+        job_type: str | None = None,
+        state: str | None = None,
+        name: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[RunRecord]:
+        """Runs, the last started first. More than 10,000 come in several answers; one that starts meanwhile may be missing."""
+        asked = {"job_type": job_type, "state": state, "name": name}
+        kept = {key: text for key, text in asked.items() if text is not None}
+        if not (_is_text(job_type or "") and _is_text(name or "")):
+            return []
+        found: dict[str, RunRecord] = {}
+        count = 0
+        while True:
+            bounds = {"offset": offset + count} | ({} if limit is None else {"limit": limit - count})
+            answer = self._call(wire.Runs, "GET", f"runs{query(**kept, **bounds)}")
+            # One that started since the last answer has moved all others by one.
+            found.update((record.id, record) for record in answer.runs)
+            if not (answer.more and answer.runs):
+                return list(found.values())
+            count += len(answer.runs)
+
+    def add_inputs(self, run: str, versions: Collection[int]) -> None:
+        """Record that a Run, running or ended, used these versions (VersionRecord.id). Idempotent. NotFound without it or one of them.
+
+        All or none, unless there are more than fit into a message (50,000): then all or none of each message's.
+        """
+        path = f"{_run_path(run)}/inputs"
+        if unknown := [identity for identity in versions if not _may_be_id(identity)]:
+            raise NotFound(
+                f"there is no version with the id {unknown[0]} in this project; use the id of a version's record"
+            )
+        for batch in _batches(versions) if versions else ([],):
+            self._tell("POST", path, wire.Inputs(batch))
+
+    def links(self, *, versions: Collection[int] = (), runs: Collection[str] = ()) -> Links:
+        """All links of these versions and of these Runs, with the Runs and versions at both ends. Unknown ones have none.
+
+        Any number of each; what does not fit into one answer comes in several.
+        """
+        links: dict[tuple[str, int, bool], Link] = {}
+        named_runs: dict[str, RunRecord] = {}
+        named_versions: dict[int, VersionRecord] = {}
+        for question in _links_wanted(list(filter(_may_be_id, versions)), list(filter(is_run, runs))):
+            count = 0
+            more = True
+            while more:
+                answer = self._call(wire.Lineage, "POST", "links", replace(question, after=count))
+                links.update(((link.run, link.version, link.output), link) for link in answer.links)
+                named_runs.update((record.id, record) for record in answer.runs)
+                named_versions.update((record.id, record) for record in answer.versions)
+                count += len(answer.links)
+                more = answer.more and bool(answer.links)
+        ordered = sorted(links.values(), key=lambda link: (link.at, link.run, link.version, link.output))
+        return Links(
+            ordered,
+            [named_runs[name] for name in dict.fromkeys(link.run for link in ordered) if name in named_runs],
+            [named_versions[one] for one in dict.fromkeys(link.version for link in ordered) if one in named_versions],
+        )
 
     # -- sessions --------------------------------------------------------------------------------------------------
 
@@ -378,14 +541,43 @@ def _may_be(check: Callable[[str], str], text: str) -> bool:
     return True
 
 
+def _checked(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Metadata as a registry keeps it. What JSON cannot hold is refused here, where a message would change it: a set into a list."""
+    return None if metadata is None else check_metadata(metadata)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _may_be_id(identity: int) -> bool:
+    return 0 < identity <= LARGEST
+
+
+def _run_path(run: str) -> str:
+    return f"runs/{check_run(run)}"
+
+
 def _versions_of(name: str) -> str:
     return f"artifacts/{segment(name)}/versions"
 
 
-def _batches(digests: Collection[bytes]) -> Iterator[list[bytes]]:
-    rest = iter(digests)
+def _batches(items: Collection[T]) -> Iterator[list[T]]:
+    rest = iter(items)
     while batch := list(islice(rest, wire.BATCH)):
         yield batch
+
+
+def _links_wanted(versions: list[int], runs: list[str]) -> Iterator[wire.LinksWanted]:
+    if len(versions) + len(runs) > wire.BATCH:
+        yield from (wire.LinksWanted(versions=batch) for batch in _batches(versions))
+        yield from (wire.LinksWanted(runs=batch) for batch in _batches(runs))
+    elif versions or runs:
+        yield wire.LinksWanted(versions, runs)
 
 
 def _pack_batches(packs: Iterable[PackRow]) -> Iterator[list[PackRow]]:

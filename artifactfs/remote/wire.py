@@ -15,11 +15,15 @@ import msgspec
 
 from artifactfs import errors
 from artifactfs.errors import ArtifactFSError, Format, InvalidInput
+from artifactfs.model.lineage import Link, RunRecord
 from artifactfs.model.records import ArtifactRecord, Location, PackRow, VersionRecord
 
-PROTOCOL: Final = 1
-"""What this release speaks. A server answers requests from OLDEST_PROTOCOL to this one, a client takes the same of a server."""
+PROTOCOL: Final = 2
+"""What this release speaks. 2 added runs, lineage, tags, search and deletion."""
 OLDEST_PROTOCOL: Final = 1
+"""The oldest that a server still answers."""
+OLDEST_SERVER: Final = 2
+"""The oldest that a client takes of a server: one of protocol 1 would ignore what a commit says of tags and Runs, without a word."""
 
 PROTOCOL_HEADER: Final = "ArtifactFS-Protocol"
 """In every request and every response: the number of the speaker's protocol. A response without it is not of an ArtifactFS server."""
@@ -36,6 +40,8 @@ OBJECT_LIMIT: Final = 128 << 20
 """Bytes of an uploaded object at most. Packs close at 64 MiB, so the last chunk makes them 68 MiB at most."""
 BATCH: Final = 50_000
 """Digests of one question at most, and rows of packs of one message."""
+RECORDS: Final = 10_000
+"""Versions or Runs of one answer at most, where there may be any number; the rest is asked for."""
 AHEAD: Final = 1 << 20
 """Bytes of nodes that a client asks for along with a node."""
 POLL_SECONDS: Final = 50.0
@@ -95,6 +101,70 @@ class Edit(msgspec.Struct, frozen=True):
 
     description: str | None = None
     metadata: dict[str, Any] | None = None
+    tags: list[str] | None = None
+
+
+class Found(msgspec.Struct, frozen=True):
+    """Versions that a query asks for, in its order; at most RECORDS. ``more``: ask again with an offset behind them.
+
+    ``revision`` is the project's before it was searched, so that parts of one result are told from parts of two.
+    """
+
+    versions: list[VersionRecord]
+    revision: int
+    more: bool = False
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A tree to add to a draft."""
+
+    draft: str
+    digest: bytes
+    session: int
+
+
+class RunLife(msgspec.Struct, frozen=True):
+    """For how long a Run counts as running."""
+
+    seconds: float
+
+
+class RunChange(msgspec.Struct, frozen=True):
+    """What to replace of a Run; None leaves as is."""
+
+    config: dict[str, Any] | None = None
+    state: str | None = None
+    exit_status: int | None = None
+
+
+class Runs(msgspec.Struct, frozen=True):
+    """Runs, the last started first; at most RECORDS. ``more``: ask again with an offset behind them."""
+
+    runs: list[RunRecord]
+    more: bool = False
+
+
+class Inputs(msgspec.Struct, frozen=True):
+    """Versions (VersionRecord.id) that a Run used; at most BATCH."""
+
+    versions: list[int]
+
+
+class LinksWanted(msgspec.Struct, frozen=True):
+    """Versions and Runs whose links are asked for; at most BATCH together. The first ``after`` links are left out."""
+
+    versions: list[int] = []
+    runs: list[str] = []
+    after: int = 0
+
+
+class Lineage(msgspec.Struct, frozen=True):
+    """Links, the oldest first, with the Runs and living versions that they name. ``more``: ask again with a later ``after``."""
+
+    links: list[Link]
+    runs: list[RunRecord]
+    versions: list[VersionRecord]
+    more: bool = False
 
 
 class Digests(msgspec.Struct, frozen=True):
@@ -206,16 +276,14 @@ def decode(data: bytes | memoryview, kind: type[T], media: str = MSGPACK) -> T:
     raise InvalidInput(f"cannot read a message of type {name or 'none'!r}; send {MSGPACK} or {JSON}")
 
 
-def check_protocol(text: str | None, speaker: str) -> None:
-    """Refuse a ``speaker`` (this client, the server at URL) whose protocol is not spoken here. Raises Format with what to upgrade."""
+def check_protocol(text: str | None, speaker: str, *, oldest: int) -> None:
+    """Refuse a ``speaker`` (this client, the server at URL) whose protocol is below ``oldest``. Raises Format with what to upgrade."""
     try:
         number = int(text or "")
     except ValueError:
         raise Format(f"{speaker} does not speak the ArtifactFS protocol; is the address right?") from None
-    if number < OLDEST_PROTOCOL:
-        raise Format(
-            f"{speaker} speaks protocol {number}, too old for this side ({OLDEST_PROTOCOL} to {PROTOCOL}); upgrade it"
-        )
+    if number < oldest:
+        raise Format(f"{speaker} speaks protocol {number}, too old for this side ({oldest} to {PROTOCOL}); upgrade it")
 
 
 def to_places(found: dict[bytes, Location]) -> Places:

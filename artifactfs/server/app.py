@@ -19,14 +19,14 @@ from artifactfs import __version__
 from artifactfs.content.local import LocalStore
 from artifactfs.errors import ArtifactFSError, InvalidInput, NotFound
 from artifactfs.registry.sql import SQLRegistry
-from artifactfs.server import content, objects, operations, versions
+from artifactfs.server import content, objects, operations, runs, versions
 from artifactfs.server.document import add_routes, complete
 from artifactfs.server.edge import Edge
 from artifactfs.server.failures import Refusal, failed
 from artifactfs.server.log import Log
 from artifactfs.server.service import Service
 
-_MODULES: Final = (operations.operation, versions.operation, content.operation, objects.operation)
+_MODULES: Final = (operations.operation, versions.operation, runs.operation, content.operation, objects.operation)
 _ABOUT: Final = (
     "The Store and Registry contracts of a repository over HTTP. Messages are msgpack or JSON, as Content-Type and Accept say; "
     "in JSON bytes are base64. Every error is a Failure."

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from artifactfs.errors import ArtifactFSError, Format
-from artifactfs.remote.wire import PROTOCOL, PROTOCOL_HEADER, check_protocol
+from artifactfs.remote.wire import OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_HEADER, check_protocol
 from artifactfs.server.failures import failed
 from artifactfs.server.service import Service
 
@@ -55,7 +55,7 @@ class Edge:
         spoken = exchange.headers.get(PROTOCOL_HEADER)
         if spoken is not None and scope["path"].startswith("/v1"):
             try:
-                check_protocol(spoken, "this client")
+                check_protocol(spoken, "this client", oldest=OLDEST_PROTOCOL)
             except Format as error:
                 await failed(Request(scope), error)(scope, exchange.receive, exchange.send)
                 return

@@ -1,4 +1,4 @@
-"""Routes of what has a meaning: revision, artifacts, versions, aliases, commits, sessions, health of the database.
+"""Routes of versions: revision, artifacts, versions, search, aliases, commits, parts of drafts, sessions, health of the database.
 
 Each is one method of the Registry contract, whose docstrings say what they do.
 """
@@ -8,15 +8,19 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Final
 
-from fastapi import Path, Query
+from fastapi import Path
+from fastapi import Query as Word
+from msgspec.structs import replace
 from starlette.responses import Response
 
 from artifactfs.errors import NotFound
+from artifactfs.model.query import Query
 from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, VersionRecord
 from artifactfs.registry.contract import Registry
 from artifactfs.remote import wire
 from artifactfs.server.calls import ProjectCall
 from artifactfs.server.document import Operations
+from artifactfs.server.portions import bound, portion
 
 operation: Final = Operations("Versions")
 
@@ -30,10 +34,10 @@ SessionId = Annotated[int, Path(description="The session's id.")]
 @operation("GET", "/revision", gives=wire.Revision)
 async def revision(
     call: ProjectCall,
-    after: Annotated[int | None, Query(description="Wait until the revision is another than this one.")] = None,
+    after: Annotated[int | None, Word(description="Wait until the revision is another than this one.")] = None,
     seconds: Annotated[
         float,
-        Query(
+        Word(
             ge=0, allow_inf_nan=False, description=f"How long to wait at most; never longer than {wire.POLL_SECONDS:g}."
         ),
     ] = wire.POLL_SECONDS,
@@ -89,11 +93,37 @@ async def version(call: ProjectCall, name: Name, number: Number) -> Response:
 
 @operation("PATCH", "/artifacts/{name}/versions/{number}", takes=wire.Edit, gives=VersionRecord, fails=(404,))
 async def edit(call: ProjectCall, name: Name, number: Number) -> Response:
-    """Replace description or metadata of a version."""
+    """Replace description, metadata or tags of a version."""
     new = await call.message(wire.Edit)
     return await call.write(
-        lambda registry: registry.edit(name, number, description=new.description, metadata=new.metadata)
+        lambda registry: registry.edit(name, number, description=new.description, metadata=new.metadata, tags=new.tags)
     )
+
+
+@operation("DELETE", "/artifacts/{name}/versions/{number}", fails=(404, 409))
+async def delete_version(
+    call: ProjectCall,
+    name: Name,
+    number: Number,
+    delete_aliases: Annotated[bool, Word(description="Whether its aliases may go too.")] = False,
+) -> Response:
+    """Delete a version. `latest` then names the highest number that is left; the number is never given again."""
+    return await call.write(lambda registry: registry.delete(name, number, delete_aliases=delete_aliases))
+
+
+@operation("POST", "/find", takes=Query, gives=wire.Found)
+async def find(call: ProjectCall) -> Response:
+    """Living versions of the project that match, in the order asked for."""
+    query = await call.message(Query)
+
+    def search(registry: Registry) -> wire.Found:
+        revision = registry.revision()
+        limit = bound(query.limit)
+        found = registry.find(replace(query, limit=limit))
+        taken = portion(found)
+        return wire.Found(taken, revision, more=len(taken) < len(found) or len(found) == limit != query.limit)
+
+    return await call.read(search)
 
 
 @operation(
@@ -131,11 +161,24 @@ async def find_digest(call: ProjectCall, name: Name, digest: Digest) -> Response
     return await call.read(lambda registry: _there(registry.find_digest(name, wanted), f"{name}@blake3:{digest}"))
 
 
-@operation("POST", "/commits", takes=CommitRequest, gives=CommitResult, fails=(409, 507))
+@operation("POST", "/commits", takes=CommitRequest, gives=CommitResult, fails=(404, 409, 507))
 async def commit(call: ProjectCall) -> Response:
     """Make, or reuse, a version: the commit point. A repetition with the same commit id returns what it made."""
     request = await call.message(CommitRequest)
     return await call.write(lambda registry: registry.commit(request))
+
+
+@operation("POST", "/artifacts/{name}/parts", takes=wire.Part, fails=(409,))
+async def add_part(call: ProjectCall, name: Name) -> Response:
+    """Record a tree as a part of a draft, which several processes fill and a commit ends."""
+    new = await call.message(wire.Part)
+    return await call.write(lambda registry: registry.add_part(name, new.draft, new.digest, session=new.session))
+
+
+@operation("GET", "/artifacts/{name}/parts", gives=wire.Digests)
+async def parts(call: ProjectCall, name: Name, draft: Annotated[str, Word(description="The draft.")]) -> Response:
+    """Trees that were added to a draft, in order of digest; empty when nothing was, or it was committed."""
+    return await call.read(lambda registry: wire.Digests(registry.parts(name, draft)))
 
 
 @operation("POST", "/sessions", takes=wire.NewSession, gives=wire.Session)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from benchmarks import network, reading, scale, writing
+from benchmarks import lineage, network, reading, scale, searching, writing
 from benchmarks.results import NETWORK, Result
 from benchmarks.workbench import Workbench, say
 
@@ -22,6 +22,8 @@ BENCHMARKS: dict[str, Callable[[Workbench], Iterator[Result]]] = {
     "write-pages": writing.write_pages,
     "write-small": writing.write_small,
     "first-listing": scale.first_listing,
+    "find-metadata": searching.find_metadata,
+    "lineage": lineage.opens,
     "network-sequential": network.sequential,
     "network-tar": network.tar,
     "network-put": network.put,

@@ -42,6 +42,7 @@ class Sizes:
     huge: tuple[int, int]  # directories and files in each, of the version that is only opened
     flat: int  # small files in one directory, that rclone reads as well
     many: int  # artifacts
+    versions: int  # that are searched by their metadata
     needed: int  # bytes of disk
 
 
@@ -59,6 +60,7 @@ FULL = Sizes(
     huge=(1000, 1000),
     flat=2000,
     many=300,
+    versions=100_000,
     needed=16 << 30,
 )
 QUICK = Sizes(
@@ -75,6 +77,7 @@ QUICK = Sizes(
     huge=(20, 500),
     flat=40,
     many=20,
+    versions=1000,
     needed=512 << 20,
 )
 
@@ -228,10 +231,19 @@ class Workbench:
 
     @contextlib.contextmanager
     def mounted(
-        self, *, read_only: bool = False, repository: Path | str | None = None, cache: Path | None = None
+        self,
+        *,
+        read_only: bool = False,
+        repository: Path | str | None = None,
+        cache: Path | None = None,
+        program: Sequence[str] = (),
     ) -> Iterator[Mount]:
-        """A fresh mount of a repository: nothing of it is in the kernel's caches or the daemon's memory."""
-        self.run(self.mount_command(read_only=read_only, repository=repository, cache=cache))
+        """A fresh mount of a repository: nothing of it is in the kernel's caches or the daemon's memory.
+
+        ``program`` stands in for the command line of the product.
+        """
+        command = self.mount_command(read_only=read_only, repository=repository, cache=cache)
+        self.run([*program, *command[1:]] if program else command)
         try:
             # The one workspace with a socket: each mount of ours removes its own when it ends.
             (socket,) = (self.root / "home" / ".local" / "state" / "artifactfs" / "mounts").glob("*/control.sock")

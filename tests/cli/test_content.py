@@ -70,6 +70,7 @@ def test_put_names_files_directories_and_references(cli, bikes):
     cli(
         "put", "mix", bikes / "labels.csv", f"{bikes / 'run.sh'}=bin/start", f"{bikes / 'images'}=pictures",
         "--reference", "s3://bucket/raw.bin", "--reference", "https://host/x?a=b", "--reference", "s3://bucket/y=refs/y",
+        "--no-checksum",
         "--type", "model", "--alias", "best", "--alias", "prod", "--metadata", "rows=17379", "--metadata", "note=a=b",
         "--metadata", 'list=[1, "two"]', "--metadata", "nan=NaN", "--description", "first\nsecond",
     )  # fmt: skip
@@ -82,6 +83,21 @@ def test_put_names_files_directories_and_references(cli, bikes):
     assert shown["aliases"] == ["best", "latest", "prod"]
     assert shown["description"] == "first\nsecond"
     assert shown["metadata"] == {"rows": 17379, "note": "a=b", "list": [1, "two"], "nan": None}
+
+
+def test_put_records_what_is_known_of_references(cli, bikes):
+    cli("put", "raw", "--reference", f"{bikes.as_uri()}=raw")
+    entries = {entry["path"]: entry for entry in json.loads(cli("ls", "-R", "raw", "--json").stdout)}
+    assert entries["raw/labels.csv"]["size"] == (bikes / "labels.csv").stat().st_size
+    assert cli("get", "raw").stdout
+    message = cli.refuses("put", "raw", "--reference", f"{bikes.as_uri()}=raw", "--max-objects", "1", status=2)
+    assert "has more than 1 object" in message
+    assert "--max-objects" in message
+    message = cli.refuses("put", "raw", "--reference", "file:///gone/a", "--reference", "file:///gone/b")
+    assert "2 paths cannot be stored; nothing was committed" in message
+    assert "file:///gone/b" in message
+    assert "--no-checksum records the URI alone" in message
+    assert cli("put", "raw", "--reference", "file:///gone/a", "--no-checksum").stdout == "raw:v1\n"
 
 
 def test_put_names_every_bad_path_and_commits_nothing(cli, bikes):
@@ -315,7 +331,8 @@ def test_edit_changes_what_is_said_and_not_what_is_stored(cli, bikes):
     finished = cli("edit", "bike-dataset", "--description", "new", "--metadata", "rows=4", "--remove-metadata", "who")
     assert finished.stdout == "bike-dataset:v0\n"
     after = json.loads(cli("show", "bike-dataset", "--json").stdout)
-    assert after == {**before, "description": "new", "metadata": {"rows": 4}}
+    assert after["updated"] is not None
+    assert after == {**before, "description": "new", "metadata": {"rows": 4}, "updated": after["updated"]}
     assert "nothing to change" in cli.refuses("edit", "bike-dataset", status=2)
     assert "no metadata who" in cli.refuses("edit", "bike-dataset", "--remove-metadata", "who")
 

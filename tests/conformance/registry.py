@@ -1,4 +1,5 @@
-"""What every kind of Registry must do: the contract of ``artifactfs/registry/contract.py`` as tests.
+"""What every kind of Registry must do: the contract of ``artifactfs/registry/contract.py`` as tests. Runs, links, drafts and search
+are in ``lineage.py``.
 
 A kind's test module subclasses :class:`RegistryConformance` and provides the fixture ``open_registry``: a function that opens
 one more client (keyword ``project``) of the same, at first empty, registry, which measures time by the fixture ``clock``; and, if it
@@ -60,7 +61,9 @@ StorePack = Callable[[PackRow, bytes], None]
 MakePack = Callable[..., PackRow]
 
 
-class RegistryConformance:
+class Fixtures:
+    """What every suite over a registry works with."""
+
     @pytest.fixture
     def clock(self) -> Clock:
         return Clock()
@@ -84,6 +87,8 @@ class RegistryConformance:
 
         return make
 
+
+class RegistryConformance(Fixtures):
     # -- an empty registry -----------------------------------------------------------------------------------------
 
     def test_an_empty_registry_answers_absence(self, registry):
@@ -297,6 +302,12 @@ class RegistryConformance:
             {"metadata": {"x": float("inf")}},
             {"metadata": {"x": "\udcff"}},
             {"metadata": {str(number): number for number in range(101)}},
+            {"tags": ("fine", "a/b")},
+            {"tags": ("",)},
+            {"tags": ("x" * 129,)},
+            {"run": "no run"},
+            {"draft": ""},
+            {"draft": "ä"},
         ],
         ids=str,
     )
@@ -352,7 +363,19 @@ class RegistryConformance:
         assert moved()
         registry.edit(NAME, 0, description="words", metadata={})
         assert not moved()
+        registry.edit(NAME, 0, tags=["tried"])
+        assert moved()
+        registry.edit(NAME, 0, tags=["tried"])
+        assert not moved()
+        commit(registry, "a", tags=("tried",))
+        assert not moved()
+        commit(registry, "a", tags=("more",))
+        assert moved()
         registry.remove_aliases(NAME, ["best"])
+        assert moved()
+        commit(registry, "b")
+        assert moved()
+        registry.delete(NAME, 1)
         assert moved()
         registry.add_packs([make_pack("chunk")])
         assert registry.missing([chunk("chunk")]) == set()
@@ -419,6 +442,115 @@ class RegistryConformance:
         commit(registry, "a")
         with pytest.raises(InvalidInput):
             registry.edit(NAME, 0, metadata={"x": object()})
+
+    def test_metadata_that_only_python_takes_for_equal_is_replaced(self, registry):
+        commit(registry, "a", metadata={"a": 1, "b": [0]})
+        edited = registry.edit(NAME, 0, metadata={"a": True, "b": [False]})
+        assert str(edited.metadata) == str(registry.version(NAME, 0).metadata) == "{'a': True, 'b': [False]}"
+
+    def test_an_edit_that_changes_something_says_when(self, registry, clock):
+        version = commit(registry, "a", description="one", metadata={"a": 1}, tags=("tried",)).version
+        assert version.updated == 0
+        clock.now += 10
+        assert registry.edit(NAME, 0, description="one", metadata={"a": 1}, tags=["tried"]).updated == 0
+        for change in ({"description": "two"}, {"metadata": {"a": 2}}, {"tags": ["used"]}):
+            clock.now += 10
+            edited = registry.edit(NAME, 0, **change)
+            assert edited.updated == int(clock.now * 1e9)
+            assert registry.version(NAME, 0) == edited
+        assert edited.created == version.created
+
+    # -- tags ------------------------------------------------------------------------------------------------------
+
+    def test_tags_are_given_replaced_and_taken_away(self, registry):
+        version = commit(registry, "a", tags=("zebra", "a tag", "zebra", "größe")).version
+        assert version.tags == ("a tag", "größe", "zebra")
+        other = commit(registry, "b", tags=("zebra",)).version
+        assert registry.edit(NAME, 0, tags=["mine", "zebra", "mine"]).tags == ("mine", "zebra")
+        assert registry.version(NAME, 0).tags == ("mine", "zebra")
+        assert registry.edit(NAME, 0, tags=[]).tags == ()
+        assert registry.versions(NAME)[1] == other
+
+    def test_a_tag_that_is_none_is_refused_with_one_that_would_do(self, registry):
+        commit(registry, "a", tags=("kept",))
+        with pytest.raises(InvalidInput, match=r"not a tag: 'a/b!'; .* 'a b' would do"):
+            registry.edit(NAME, 0, tags=["a/b!"])
+        assert registry.version(NAME, 0).tags == ("kept",)
+
+    def test_logging_equal_contents_adds_tags_to_those_that_are_there(self, registry, clock):
+        commit(registry, "a", tags=("one", "two"))
+        clock.now += 10
+        again = commit(registry, "a", tags=("two", "three"))
+        assert not again.created
+        assert again.version.tags == ("one", "three", "two")
+        assert again.version.updated == int(clock.now * 1e9)
+
+    # -- delete ----------------------------------------------------------------------------------------------------
+
+    def test_a_deleted_version_is_not_there_and_its_number_not_given_again(self, registry):
+        once = request("b", metadata={"x": 1}, tags=("tried",))
+        commit(registry, "a")
+        deleted = registry.commit(once).version
+        registry.delete(NAME, 1)
+        assert registry.version(NAME, 1) is None
+        assert registry.find_digest(NAME, digest("b")) is None
+        assert [version.number for version in registry.versions(NAME)] == [0]
+        with pytest.raises(Conflict, match=f"{NAME}:v1, which this commit made, was deleted since"):
+            registry.commit(once)
+        again = commit(registry, "b")
+        assert again.created
+        assert (again.version.number, again.version.tags, again.version.metadata) == (2, (), {})
+        assert again.version.id > deleted.id
+        assert registry.artifact(NAME).deleted == 1
+        with pytest.raises(NotFound):
+            registry.move_aliases(NAME, 1, ["best"])
+        assert registry.check() == []
+
+    def test_latest_moves_to_the_highest_that_is_left(self, registry):
+        for contents in "abcd":
+            commit(registry, contents)
+        registry.delete(NAME, 3)
+        assert registry.aliases(NAME) == {"latest": 2}
+        registry.move_aliases(NAME, 0, ["latest"])
+        registry.delete(NAME, 1)
+        assert registry.aliases(NAME) == {"latest": 0}
+        registry.delete(NAME, 0)
+        assert registry.aliases(NAME) == {"latest": 2}
+        assert registry.resolve(NAME, "latest").number == 2
+
+    def test_an_artifact_goes_with_its_last_version(self, registry):
+        commit(registry, "a", type="model")
+        registry.delete(NAME, 0)
+        assert registry.artifacts() == []
+        assert registry.artifact(NAME) is None
+        assert registry.aliases(NAME) == {}
+        again = commit(registry, "a", type="result", base=-1)
+        assert (again.created, again.version.number, again.version.type) == (True, 1, "result")
+        assert registry.aliases(NAME) == {"latest": 1}
+
+    def test_aliases_keep_a_version_unless_they_may_go_too(self, registry):
+        commit(registry, "a", aliases=("best", "used"))
+        commit(registry, "b", aliases=("other",))
+        revision = registry.revision()
+        with pytest.raises(Conflict, match=f"{NAME}:v0 has the aliases best, used: .*--delete-aliases"):
+            registry.delete(NAME, 0)
+        assert registry.version(NAME, 0).aliases == ("best", "used")
+        assert registry.revision() == revision
+        registry.delete(NAME, 0, delete_aliases=True)
+        assert registry.aliases(NAME) == {"latest": 1, "other": 1}
+
+    def test_a_base_that_was_deleted_conflicts(self, registry):
+        commit(registry, "a")
+        registry.delete(NAME, 0)
+        with pytest.raises(Conflict, match="no version now"):
+            commit(registry, "b", base=0)
+
+    def test_deleting_no_version_is_not_found(self, registry):
+        commit(registry, "a")
+        for name, number in ((NAME, 1), (NAME, -1), (NAME, 2**63), ("another", 0)):
+            with pytest.raises(NotFound, match=f"there is no {name}:v{number}"):
+                registry.delete(name, number)
+        assert len(registry.versions(NAME)) == 1
 
     # -- chunk index -----------------------------------------------------------------------------------------------
 

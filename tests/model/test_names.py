@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,44 @@ def test_whatever_is_accepted_as_an_alias_is_one_file_name(alias):
 def test_wrong_aliases_are_refused(alias):
     with pytest.raises(InvalidInput):
         names.check_alias(alias)
+
+
+@pytest.mark.parametrize("tag", ["tried", "two words", "a-b_c", "größe", "2024", "-", "x" * 128])
+def test_tags(tag):
+    assert names.check_tag(tag) == tag
+
+
+@pytest.mark.parametrize("tag", ["", " ", " a", "a ", "a/b", "a,b", "a\n", "a\tb", "a\0", "x" * 129, "\udc80"])
+def test_wrong_tags_are_refused(tag):
+    with pytest.raises(InvalidInput):
+        names.check_tag(tag)
+
+
+@given(st.text())
+def test_a_refused_tag_comes_with_one_that_would_do(text):
+    try:
+        names.check_tag(text)
+    except InvalidInput as error:
+        if (better := re.search("; (?P<quoted>'.*') would do$", str(error))) is not None:
+            assert names.check_tag(better["quoted"][1:-1])
+
+
+@pytest.mark.parametrize(("text", "is_one"), [("a", True), ("A_b-9", True), ("x" * 64, True), ("x" * 65, False)])
+def test_ids_of_runs(text, is_one):
+    assert names.is_run(text) == is_one
+
+
+@pytest.mark.parametrize("text", ["", "a b", "a/b", "a.b", "ä", "a\n", "x" * 65])
+def test_wrong_ids_of_runs_are_refused(text):
+    with pytest.raises(InvalidInput, match="1 to 64 letters, digits, '_' and '-'"):
+        names.check_run(text)
+
+
+def test_a_configuration_is_json_with_any_number_of_keys():
+    config = {str(number): number for number in range(500)}
+    assert names.check_config(config | {"x": {"y": math.nan}}) == config | {"x": {"y": None}}
+    with pytest.raises(InvalidInput, match=r"config\.x\.y is a set"):
+        names.check_config({"x": {"y": {1}}})
 
 
 @pytest.mark.parametrize("value", ["dataset", "model", "my result", "x" * 128])

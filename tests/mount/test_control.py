@@ -89,7 +89,7 @@ def raw(workspace: Path, data: bytes) -> dict:
 def test_an_answer_follows_its_notes(workspace):
     notes: list[dict] = []
     result = request(workspace, "echo", {"name": "größe\n\udcff"}, note=notes.append)
-    assert result == {"fields": {"artifactfs": 1, "name": "größe\n\udcff", "op": "echo"}}
+    assert result == {"fields": {"artifactfs": 1, "name": "größe\n\udcff", "op": "echo", "peer": os.getpid()}}
     assert notes == [{"half": 1}, {"half": 2}]
 
 

@@ -11,6 +11,7 @@ import pytest
 from artifactfs.draft import Draft
 from artifactfs.errors import Unavailable
 from artifactfs.mount.contract import ROOT, Caller
+from artifactfs.mount.sources import Sources
 from artifactfs.mount.staging import Staging
 from artifactfs.mount.view import View
 from artifactfs.mount.workspace import Workspace
@@ -62,7 +63,9 @@ def make(repository, registry, kernel, tmp_path):
     def view(*, staging: bool = False) -> View:
         if staging:
             workspace = Workspace(tmp_path / "workspace")
-            workspaces.append(Staging(workspace, repository.trees, repository.reader, uid=1, gid=2))
+            workspaces.append(
+                Staging(workspace, repository.trees, repository.reader, Sources(repository), uid=1, gid=2)
+            )
         made = View(
             repository, workspaces[-1] if staging else None, pins={}, uid=1, gid=2, status=lambda: {"online": True}
         )

@@ -17,7 +17,6 @@ from sqlalchemy import event
 from artifactfs.errors import (
     Access,
     ArtifactFSError,
-    Conflict,
     Format,
     Integrity,
     InvalidInput,
@@ -25,10 +24,12 @@ from artifactfs.errors import (
     NotFound,
     Unavailable,
 )
+from artifactfs.model.lineage import NewRun
+from artifactfs.model.query import Query
 from artifactfs.model.records import CommitRequest
 from artifactfs.registry.sql import SQLRegistry
 from artifactfs.registry.sqlite import APPLICATION_ID
-from tests.conformance.registry import NAME, commit, digest, request
+from tests.conformance.registry import NAME, commit, digest
 from tests.registry.invented import pack_of
 
 PAGE = 8192  # bytes
@@ -97,7 +98,7 @@ def test_names_of_files_are_not_read_as_addresses(tmp_path):
 def test_a_newer_format_is_refused_by_both_numbers(path):
     SQLRegistry(path, create=True).close()
     run_sql(path, "UPDATE meta SET value = '7' WHERE key = 'format'")
-    with pytest.raises(Format, match="format 7, this release reads format 1"):
+    with pytest.raises(Format, match="format 7, this release reads format 2"):
         SQLRegistry(path)
 
 
@@ -291,44 +292,6 @@ def test_asking_for_the_revision_holds_up_no_checkpoint(path, registry):
     assert registry.revision() > first
 
 
-# -- deleted versions --------------------------------------------------------------------------------------------------
-
-
-def delete_version(path: Path, number: int) -> None:
-    """As the command `delete` leaves it: the row stays with an instant, its aliases are gone."""
-    run_sql(path, "UPDATE version SET deleted = 1 WHERE number = ?", number)
-    run_sql(path, "DELETE FROM alias WHERE version IN (SELECT id FROM version WHERE deleted IS NOT NULL)")
-
-
-def test_a_deleted_version_is_not_there_and_its_number_not_given_again(path, registry):
-    once = request("a")
-    first = registry.commit(once).version
-    delete_version(path, 0)
-    assert registry.version(NAME, 0) is None
-    assert registry.versions(NAME) == []
-    assert registry.find_digest(NAME, digest("a")) is None
-    assert registry.artifact(NAME) is None
-    assert registry.artifacts() == []
-    with pytest.raises(NotFound):
-        registry.move_aliases(NAME, 0, ["best"])
-    with pytest.raises(Conflict, match="was deleted since"):
-        registry.commit(once)
-    again = commit(registry, "a", base=-1, type="model")
-    assert again.created
-    assert again.version.number == 1
-    assert again.version.id > first.id
-    assert again.version.type == "model"
-    assert registry.artifact(NAME).versions == 1
-    assert registry.check() == []
-
-
-def test_a_base_that_was_deleted_conflicts(path, registry):
-    commit(registry, "a")
-    delete_version(path, 0)
-    with pytest.raises(Conflict, match="no version now"):
-        commit(registry, "b", base=0)
-
-
 # -- damage ------------------------------------------------------------------------------------------------------------
 
 
@@ -336,9 +299,14 @@ def test_a_base_that_was_deleted_conflicts(path, registry):
 def filled(path: Path) -> Path:
     """A closed registry of some thirty pages."""
     with closing(SQLRegistry(path, create=True)) as registry:
+        registry.start_run(NewRun(id="r1", name="one"))
         for number in range(30):
             commit(registry, number, aliases=("best",), description="word " * 100, metadata={"number": number})
             registry.add_packs([pack_of(number, *[digest((number, part)) for part in range(100)])])
+        registry.edit(NAME, 3, tags=["tried"])
+        registry.add_inputs("r1", [registry.version(NAME, 3).id])
+        commit(registry, 29, run="r1")
+        registry.add_part(NAME, "draft", digest("part"), session=registry.open_session("writer", seconds=1e6))
         assert registry.check() == []
     return path
 
@@ -353,6 +321,14 @@ def every_reading(registry: SQLRegistry) -> Iterator:
     chunks = [digest((number, part)) for number in range(30) for part in range(100)]
     yield lambda: registry.missing(chunks)
     yield lambda: registry.locate(chunks)
+    yield lambda: registry.find(Query(where="metadata.number > 3", sort=("-metadata.number",)))
+    yield lambda: registry.find(Query(tag="tried"))
+    yield registry.runs
+    yield lambda: registry.links(runs=["r1"])
+    yield lambda: registry.parts(NAME, "draft")
+    yield lambda: registry.renew_run("r1", seconds=10)
+    yield lambda: registry.edit(NAME, 3, metadata={"number": 7})
+    yield lambda: registry.delete(NAME, 4)
     yield lambda: commit(registry, "more")
 
 
@@ -402,6 +378,11 @@ def test_a_truncated_file_is_damaged(filled):
         ("UPDATE pack SET size = 9999", "the chunk [0-9a-f]{64} does not lie in its pack [0-9a-f]{64}"),
         ('UPDATE chunk SET "offset" = -1', "and more of these"),
         ("DELETE FROM pack WHERE id = 1", "a row of chunk .* names a missing pack"),
+        ("UPDATE version SET deleted = 1 WHERE number = 3", f"{NAME}:v3 is deleted, but has tags"),
+        ("UPDATE version SET deleted = 1 WHERE number = 4", f"{NAME}:v4 is deleted, but has facts"),
+        ("UPDATE version SET run = 'r2' WHERE number = 3", f"{NAME}:v3 was made by the run 'r2', of which"),
+        ("UPDATE artifact SET project = 2", f"the run r1 is linked with {NAME}:v3 of another project"),
+        ("DELETE FROM run", "a row of run_input .* names a missing run"),
         ("DROP TABLE alias", "lacks tables of its format"),
     ],
 )

@@ -7,10 +7,11 @@ import pytest
 
 from artifactfs.registry.contract import Registry
 from artifactfs.registry.sql import SQLRegistry
+from tests.conformance.lineage import LineageConformance
 from tests.conformance.registry import Clock, RegistryConformance
 
 
-class TestSQLite(RegistryConformance):
+class SQLite:
     @pytest.fixture
     def open_registry(self, tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Registry]]:
         opened: list[SQLRegistry] = []
@@ -22,3 +23,11 @@ class TestSQLite(RegistryConformance):
         yield open_registry
         for registry in opened:
             registry.close()
+
+
+class TestSQLite(SQLite, RegistryConformance):
+    pass
+
+
+class TestSQLiteLineage(SQLite, LineageConformance):
+    pass

@@ -1,4 +1,4 @@
-"""The contracts hold over the wire: both suites against a server process, through the clients."""
+"""The contracts hold over the wire: every suite against a server process, through the clients."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from artifactfs.registry.contract import Registry
 from artifactfs.remote.client import Connection
 from artifactfs.remote.registry import RemoteRegistry
 from artifactfs.remote.store import RemoteStore
+from tests.conformance.lineage import LineageConformance
 from tests.conformance.registry import Clock, RegistryConformance, StorePack
 from tests.conformance.store import StoreConformance, put
 
@@ -51,7 +52,7 @@ class TestRemoteStore(StoreConformance):
         return RemoteStore(connections(url), "default", spool=tmp_path / "spool")
 
 
-class TestRemoteRegistry(RegistryConformance):
+class Remote:
     @pytest.fixture
     def clock(self, clock: Clock) -> Clock:
         return clock
@@ -67,3 +68,11 @@ class TestRemoteRegistry(RegistryConformance):
     def store_pack(self, url: str, connections: Callable[[str], Connection], tmp_path: Path) -> StorePack:
         store = RemoteStore(connections(url), "default", spool=tmp_path / "spool")
         return lambda pack, data: put(store, pack_key(pack.digest), data)
+
+
+class TestRemoteRegistry(Remote, RegistryConformance):
+    pass
+
+
+class TestRemoteLineage(Remote, LineageConformance):
+    pass

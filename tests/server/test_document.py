@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from fastapi.routing import APIRoute
 
+from artifactfs.model.lineage import NewRun
+from artifactfs.model.query import Query
 from artifactfs.remote import wire
 from tests.conformance.packs import chunk, packed
 from tests.conformance.registry import NAME, digest, request
@@ -91,7 +93,7 @@ def test_every_route_is_listed_and_nothing_else(served, document):
     }
     assert {(path, method) for path, method, _ in operations(document)} == routes
     assert (f"{'/v1/projects/{project}'}/objects/{{key}}", "put") in routes
-    assert len(routes) == 31
+    assert len(routes) == 42
 
 
 def test_every_reference_leads_somewhere(document):
@@ -156,7 +158,13 @@ def test_answers_are_as_the_document_says(served, document):
         ("get", "/artifacts/{name}", f"/artifacts/{NAME}", None),
         ("get", "/artifacts/{name}/versions", f"/artifacts/{NAME}/versions", None),
         ("get", "/artifacts/{name}/versions/{number}", f"/artifacts/{NAME}/versions/0", None),
-        ("patch", "/artifacts/{name}/versions/{number}", f"/artifacts/{NAME}/versions/0", wire.Edit("words")),
+        (
+            "patch",
+            "/artifacts/{name}/versions/{number}",
+            f"/artifacts/{NAME}/versions/0",
+            wire.Edit("words", tags=["good"]),
+        ),
+        ("post", "/find", "/find", Query(type="dataset", tag="good", sort=("-created",), limit=10)),
         (
             "post",
             "/artifacts/{name}/versions/{number}/aliases",
@@ -171,6 +179,23 @@ def test_answers_are_as_the_document_says(served, document):
         ("get", "/packs", "/packs", None),
         ("post", "/chunks/missing", "/chunks/missing", wire.Digests([chunk("a"), chunk("c")])),
         ("post", "/chunks/locate", "/chunks/locate", wire.Digests([chunk("a"), chunk("c")])),
+        ("post", "/runs", "/runs", NewRun(id="one", name="the one", config={"lr": 0.1}, command=("a", "b"))),
+        ("get", "/runs/{run}", "/runs/one", None),
+        ("patch", "/runs/{run}", "/runs/one", wire.RunChange({"lr": [1, None]}, "failed", -9)),
+        ("put", "/runs/{run}/life", "/runs/one/life", wire.RunLife(60)),
+        ("post", "/runs/{run}/inputs", "/runs/one/inputs", wire.Inputs([1])),
+        ("post", "/links", "/links", wire.LinksWanted([1], ["one"])),
+        ("get", "/runs", "/runs?state=failed&limit=10", None),
+        ("get", "/runs/{run}", "/runs/absent", None),
+        ("post", "/artifacts/{name}/parts", f"/artifacts/{NAME}/parts", wire.Part("a/b", digest("part"), session)),
+        ("get", "/artifacts/{name}/parts", f"/artifacts/{NAME}/parts?draft=a/b", None),
+        ("delete", "/artifacts/{name}/versions/{number}", f"/artifacts/{NAME}/versions/0", None),
+        (
+            "delete",
+            "/artifacts/{name}/versions/{number}",
+            f"/artifacts/{NAME}/versions/0?delete_aliases=true",
+            None,
+        ),
         ("post", "/nodes", "/nodes", wire.NodesWanted([chunk("a")], 100)),
         ("post", "/path", "/path", wire.PathWanted(digest("a"), "x/y")),
         ("put", "/sessions/{session}", f"/sessions/{session}", wire.SessionLife(60)),

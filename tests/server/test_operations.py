@@ -87,9 +87,9 @@ def test_a_client_that_is_too_old_is_told_so(served):
         for spoken in ("0", "-1", "old"):
             answer = served.ask("GET", path, headers={wire.PROTOCOL_HEADER: spoken})
             assert (answer.status, answer.code) == (426, "format"), (path, spoken)
-            assert answer.headers["upgrade"] == "ArtifactFS-Protocol/1"
+            assert answer.headers["upgrade"] == "ArtifactFS-Protocol/2"
     assert "too old" in served.ask("GET", "/v1", headers={wire.PROTOCOL_HEADER: "0"}).json["message"]
-    for spoken in ("1", "2"):
+    for spoken in ("1", "2", "3"):
         assert served.ask("GET", f"{PROJECT}/artifacts", headers={wire.PROTOCOL_HEADER: spoken}).status == 200
     assert served.ask("GET", "/healthz", headers={wire.PROTOCOL_HEADER: "0"}).status == 200
 

@@ -36,7 +36,7 @@ def base(repository: Repository, tmp_path: Path) -> Repository:
     (source / "latest.png").symlink_to("images/cat.png")
     draft = Draft(repository)
     draft.add(source)
-    draft.add_reference("s3://bucket/raw", "raw")
+    draft.add_reference("odd://bucket/raw", "raw")
     draft.commit("data")
     return repository
 

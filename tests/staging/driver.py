@@ -12,6 +12,7 @@ from pathlib import Path
 from artifactfs.model.records import VersionRecord
 from artifactfs.mount.contract import SET_MODE, SET_MTIME, SET_SIZE, Attr, Caller, SetAttr
 from artifactfs.mount.freeze import Frozen
+from artifactfs.mount.sources import Sources
 from artifactfs.mount.staging import Staging
 from artifactfs.mount.workspace import Workspace
 from artifactfs.repository import Repository, new_commit_id
@@ -32,7 +33,14 @@ class Disk:
     def open(self) -> None:
         self.workspace = Workspace(self.path)
         repository = self.repository
-        self.staging = Staging(self.workspace, repository.trees, repository.reader, uid=os.getuid(), gid=os.getgid())
+        self.staging = Staging(
+            self.workspace,
+            repository.trees,
+            repository.reader,
+            Sources(repository),
+            uid=os.getuid(),
+            gid=os.getgid(),
+        )
         self.area = self.staging.area(self.name, repository.registry.resolve(self.name, "latest"))
 
     def kill(self) -> None:

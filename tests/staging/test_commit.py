@@ -319,7 +319,7 @@ def test_references_stay_references_wherever_they_move(disk: Disk):
     disk.rename("raw", "images/raw-data")
     version = disk.commit()
     entry = disk.repository.entry(version, "images/raw-data")
-    assert (type(entry).__name__, entry.uri) == ("RefEntry", "s3://bucket/raw")
+    assert (type(entry).__name__, entry.uri) == ("RefEntry", "odd://bucket/raw")
 
 
 def test_the_first_version_of_a_new_artifact(fresh: Disk):

@@ -27,7 +27,7 @@ def test_an_untouched_area_shows_its_base(disk: Disk):
     assert {path: value[1] for path, value in tree.items() if value[0] == "file"} == BASE
     assert tree["empty"] == ("directory", "", False)
     assert tree["latest.png"] == ("symlink", "images/cat.png", False)
-    assert tree["raw"] == ("symlink", "s3://bucket/raw", False)
+    assert tree["raw"] == ("symlink", "odd://bucket/raw", False)
     assert tree["scripts/run.sh"][2]
     attr = disk.at("images/cat.png")
     version = disk.repository.registry.resolve("data", "latest")
@@ -267,7 +267,7 @@ def test_xattrs(disk: Disk):
     assert disk.staging.getxattr(node, b"user.comment") == b"good"
     assert disk.staging.listxattr(node) == [b"user.comment"]
     assert disk.staging.getxattr(node, b"user.artifactfs.artifact") == b"data"
-    assert disk.staging.getxattr(disk.at("raw").node, b"user.artifactfs.reference") == b"s3://bucket/raw"
+    assert disk.staging.getxattr(disk.at("raw").node, b"user.artifactfs.reference") == b"odd://bucket/raw"
     disk.staging.removexattr(node, b"user.comment")
     raises(errno.ENODATA, disk.staging.removexattr, node, b"user.comment")
     assert not disk.staging.is_dirty(disk.area)  # versions do not keep xattrs

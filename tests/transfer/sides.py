@@ -27,7 +27,7 @@ def put(repository: Repository, source: Path, name: str = "data", references: It
     draft = Draft(repository)
     draft.add(source)
     for uri in references:
-        draft.add_reference(uri)
+        draft.add_reference(uri, checksum=False)
     return draft.commit(name, **options).version
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from artifactfs.content import pipeline
 from artifactfs.errors import Conflict, Integrity, InvalidInput
+from artifactfs.model.lineage import NewRun
 from artifactfs.repository import Repository
 from artifactfs.transfer import ASKED_AT_ONCE, CopyStats, copy, copy_all
 from artifactfs.upkeep import verify
@@ -18,7 +19,7 @@ from tests.transfer.sides import MIB, Asked, contents, damage, far, noise, packs
 
 def test_a_version_arrives_with_all_that_belongs_to_it(source, destination, tree, place):
     version = put(
-        source, tree, references=["s3://bucket/raw"], type="model", aliases=("best", "prod"),
+        source, tree, references=["odd://bucket/raw"], type="model", aliases=("best", "prod"),
         description="first\nsecond", metadata={"rows": 17, "list": [1, None]},
     )  # fmt: skip
     copied = copy(source, version, destination)
@@ -28,8 +29,29 @@ def test_a_version_arrives_with_all_that_belongs_to_it(source, destination, tree
     for field in ("type", "description", "metadata", "digest", "size", "files", "entries"):
         assert getattr(there, field) == getattr(version, field)
     assert contents(destination, there, place / "there") == contents(source, version, place / "here")
-    assert destination.entry(there, "raw").uri == "s3://bucket/raw"
+    assert destination.entry(there, "raw").uri == "odd://bucket/raw"
     assert verify(destination, [there]).damages == []
+
+
+def test_tags_travel_and_runs_do_not(source, destination, tree):
+    source.registry.start_run(NewRun(id="one", name="one"))
+    number = put(source, tree, run="one").number
+    version = source.registry.edit("data", number, tags=["checked", "for release"])
+    assert version.run == "one"
+    there = copy(source, version, destination).version
+    assert (there.tags, there.updated, there.run) == (("checked", "for release"), 0, "")
+    assert destination.registry.runs() == []
+    assert destination.registry.links(versions=[there.id]).links == []
+
+
+def test_contents_that_are_there_keep_their_tags_and_get_the_source_s(source, destination, tree):
+    put(destination, tree)
+    destination.registry.edit("data", 0, tags=["theirs"])
+    put(source, tree)
+    version = source.registry.edit("data", 0, tags=["ours"])
+    assert copy(source, version, destination).version.tags == ("ours", "theirs")
+    assert next(copy_all(source, "data", destination)).version.tags == ("ours", "theirs")
+    assert source.registry.version("data", 0).tags == ("ours",)
 
 
 def test_an_empty_version_can_be_copied(source, destination, place):
@@ -237,8 +259,11 @@ def test_brought_up_to_date_only_what_is_new_changes(source, destination, series
     (tree / "number").write_text("4")
     put(source, tree)
     source.registry.move_aliases("data", 3, ["best"])
+    source.registry.edit("data", 2, tags=["checked"])
+    destination.registry.edit("data", 2, tags=["theirs"])
     assert [each.created for each in copy_all(source, "data", destination)] == [False] * 4 + [True]
     assert destination.registry.aliases("data") == {"best": 3, "first": 0, "latest": 4}
+    assert [version.tags for version in destination.registry.versions("data")][1:4] == [(), ("checked", "theirs"), ()]
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,132 @@
+-- A registry of format 1, as the release before Runs wrote it: PRAGMAs of the file, then its tables and rows (sqlite3's .dump).
+-- v2 of bike-dataset is deleted. tests/registry/test_migration.py makes a file of it.
+PRAGMA page_size=8192;
+PRAGMA application_id=1095127922;
+PRAGMA journal_mode=wal;
+BEGIN TRANSACTION;
+CREATE TABLE alias (
+	artifact INTEGER NOT NULL, 
+	name VARCHAR(128) NOT NULL, 
+	version INTEGER NOT NULL, 
+	PRIMARY KEY (artifact, name), 
+	FOREIGN KEY(artifact) REFERENCES artifact (id), 
+	FOREIGN KEY(version) REFERENCES version (id)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "alias" VALUES(1,'best',2);
+INSERT INTO "alias" VALUES(1,'latest',4);
+INSERT INTO "alias" VALUES(2,'latest',5);
+INSERT INTO "alias" VALUES(3,'latest',6);
+CREATE TABLE artifact (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	project INTEGER NOT NULL, 
+	name VARCHAR(128) NOT NULL, 
+	type VARCHAR(128) NOT NULL, 
+	created BIGINT NOT NULL, 
+	next_number BIGINT NOT NULL, 
+	UNIQUE (project, name), 
+	FOREIGN KEY(project) REFERENCES project (id)
+);
+INSERT INTO "artifact" VALUES(1,1,'bike-dataset','dataset',1700000001000000000,4);
+INSERT INTO "artifact" VALUES(2,1,'bike-model','model',1700000005000000000,1);
+INSERT INTO "artifact" VALUES(3,2,'bike-dataset','dataset',1700000006000000000,1);
+CREATE TABLE chunk (
+	project INTEGER NOT NULL, 
+	digest BLOB NOT NULL, 
+	pack INTEGER NOT NULL, 
+	"offset" BIGINT NOT NULL, 
+	length BIGINT NOT NULL, 
+	size BIGINT NOT NULL, 
+	flags SMALLINT NOT NULL, 
+	PRIMARY KEY (project, digest), 
+	FOREIGN KEY(project) REFERENCES project (id), 
+	FOREIGN KEY(pack) REFERENCES pack (id)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "chunk" VALUES(1,X'1993A3C633CF3E4FD898BEACCBF56C1544235CD8F97396E3CBE30952502A5167',1,0,100,150,1);
+INSERT INTO "chunk" VALUES(1,X'475A6D7381A8A3C8B8F9E57F0E195303D478256D6948758BEC72167F38248FC7',1,100,100,100,0);
+CREATE TABLE commit_made (
+	artifact INTEGER NOT NULL, 
+	commit_id VARCHAR(128) NOT NULL, 
+	version INTEGER NOT NULL, 
+	created BOOLEAN NOT NULL, 
+	PRIMARY KEY (artifact, commit_id), 
+	FOREIGN KEY(artifact) REFERENCES artifact (id), 
+	FOREIGN KEY(version) REFERENCES version (id)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "commit_made" VALUES(1,'bike-dataset-a',1,1);
+INSERT INTO "commit_made" VALUES(1,'bike-dataset-b',2,1);
+INSERT INTO "commit_made" VALUES(1,'bike-dataset-c',4,1);
+INSERT INTO "commit_made" VALUES(1,'bike-dataset-gone',3,1);
+INSERT INTO "commit_made" VALUES(2,'bike-model-m',5,1);
+INSERT INTO "commit_made" VALUES(3,'bike-dataset-a',6,1);
+CREATE TABLE meta (
+	"key" VARCHAR(64) NOT NULL, 
+	value TEXT NOT NULL, 
+	PRIMARY KEY ("key")
+);
+INSERT INTO "meta" VALUES('format','1');
+CREATE TABLE pack (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	project INTEGER NOT NULL, 
+	digest VARCHAR(64) NOT NULL, 
+	size BIGINT NOT NULL, 
+	UNIQUE (project, digest), 
+	FOREIGN KEY(project) REFERENCES project (id)
+);
+INSERT INTO "pack" VALUES(1,1,'4862f447f2c7f272fa2f4aaf89dadb3b1ac09105bd5864f8d1a0c9452bb0a226',200);
+CREATE TABLE project (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	name VARCHAR(128) NOT NULL, 
+	revision BIGINT NOT NULL, 
+	created BIGINT NOT NULL, 
+	UNIQUE (name)
+);
+INSERT INTO "project" VALUES(1,'default',1700000005000,1700000001000000000);
+INSERT INTO "project" VALUES(2,'cars',1700000006000,1700000006000000000);
+CREATE TABLE session (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	project INTEGER NOT NULL, 
+	kind VARCHAR(64) NOT NULL, 
+	started BIGINT NOT NULL, 
+	expires BIGINT NOT NULL, 
+	FOREIGN KEY(project) REFERENCES project (id)
+);
+INSERT INTO "session" VALUES(1,1,'writer',1700000006000000000,1700003606000000000);
+CREATE TABLE version (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	artifact INTEGER NOT NULL, 
+	number BIGINT NOT NULL, 
+	digest BLOB NOT NULL, 
+	size BIGINT NOT NULL, 
+	files BIGINT NOT NULL, 
+	entries BIGINT NOT NULL, 
+	created BIGINT NOT NULL, 
+	description TEXT NOT NULL, 
+	metadata JSON NOT NULL, 
+	deleted BIGINT, 
+	UNIQUE (artifact, number), 
+	FOREIGN KEY(artifact) REFERENCES artifact (id)
+);
+INSERT INTO "version" VALUES(1,1,0,X'CA978112CA1BBDCAFAC231B39A23DC4DA786EFF8147C4E72B9807785AFEE48BB',1000,10,12,1700000001000000000,'the first','{"rows":100,"source":{"name":"bikes","tags":["red","blue"]},"clean":true,"nothing":null}',NULL);
+INSERT INTO "version" VALUES(2,1,1,X'3E23E8160039594A33894F6564E1B1348BBD7A0088D42C4ACB73EEAED59C009D',1000,10,12,1700000002000000000,'','{"rows":200,"note":"größer"}',NULL);
+INSERT INTO "version" VALUES(3,1,2,X'283BB9DEEF02E6843ABFB538EFA1ECA70801BD8A701C3F98191E123496339247',1000,10,12,1700000003000000000,'','{"rows":1}',1700000100000000000);
+INSERT INTO "version" VALUES(4,1,3,X'2E7D2C03A9507AE265ECF5B5356885A53393A2029D241394997265A1A25AEFC6',1000,10,12,1700000004000000000,'Zeilen
+''🚲''','{}',NULL);
+INSERT INTO "version" VALUES(5,2,0,X'62C66A7A5DD70C3146618063C344E531E6D4B59E379808443CE962B3ABD63C5A',1000,10,12,1700000005000000000,'','{"accuracy":0.75,"dataset":{"name":"bikes"}}',NULL);
+INSERT INTO "version" VALUES(6,3,0,X'CA978112CA1BBDCAFAC231B39A23DC4DA786EFF8147C4E72B9807785AFEE48BB',1000,10,12,1700000006000000000,'','{"rows":7}',NULL);
+CREATE UNIQUE INDEX version_living_digest ON version (artifact, digest) WHERE deleted IS NULL;
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('project',2);
+INSERT INTO "sqlite_sequence" VALUES('artifact',3);
+INSERT INTO "sqlite_sequence" VALUES('version',6);
+INSERT INTO "sqlite_sequence" VALUES('pack',1);
+INSERT INTO "sqlite_sequence" VALUES('session',1);
+COMMIT;
