@@ -13,11 +13,14 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from threading import Lock, Thread
 from time import monotonic
 from types import TracebackType
 from typing import Final, Self
+
+from artifactfs.errors import Unavailable
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
 _SI_KERNEL: Final = (
@@ -44,7 +47,13 @@ class Supervisor:
         self._mask: set[int] = set()
 
     def __enter__(self) -> Self:
+        """Unavailable elsewhere than on Linux, whose calls this is made of."""
+        if sys.platform != "linux":
+            raise Unavailable("artifactfs run needs Linux; elsewhere use artifactfs.init() in Python")
         _adopt_orphans(True)
+        signal.signal(
+            signal.SIGCHLD, signal.SIG_DFL
+        )  # ignored by some who start programs: then nobody can be waited for
         passed_on = {number for number in signal.valid_signals() if number not in _SYNCHRONOUS}
         self._mask = {int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)}
         Thread(target=self._pass_on, args=(passed_on,), name="signals", daemon=True).start()
@@ -123,7 +132,5 @@ def shown_status(code: int) -> int:
 
 
 def _adopt_orphans(adopt: bool) -> None:
-    """Let this process be the parent of those below it that lose theirs. Elsewhere than on Linux nothing like it is there."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
+    """Let this process be the parent of those below it that lose theirs, or no more."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)

@@ -65,7 +65,7 @@ def run_command(
     # Before threads are started: they take over which signals are waited for.
     with Supervisor() as supervisor, context.open(create=True) as repository:
         new = describe(name=name, job_type=job_type, config=values, command=command)
-        workspaces = _adopt(context.settings, [os.getpid()], new.id, quiet=quiet)
+        _adopt(context.settings, [os.getpid()], new.id, quiet=quiet)
         started = time.monotonic()
         life = RunLife(repository.registry, new)
         environment = {
@@ -83,7 +83,7 @@ def run_command(
             code = NOT_EXECUTABLE
         else:
             code = supervisor.wait()
-            _leave(context.settings, supervisor, workspaces, life.id)
+            _leave(context.settings, supervisor, life.id)
         _end(life, code)
         if not quiet:
             _summarize(repository, life, time.monotonic() - started)
@@ -126,14 +126,13 @@ def _adopt(settings: Settings, pids: list[int], run: str, *, quiet: bool = True)
     return told
 
 
-def _leave(settings: Settings, supervisor: Supervisor, workspaces: list[Path], run: str) -> None:
+def _leave(settings: Settings, supervisor: Supervisor, run: str) -> None:
     """Hand over what goes on after the command, and have recorded what was read."""
     from artifactfs.ancestry import descendants
     from artifactfs.mount import control
 
-    if supervisor.left_behind():
-        _adopt(settings, descendants(os.getpid()), run)
-    for workspace in workspaces:
+    left = descendants(os.getpid()) if supervisor.left_behind() else []
+    for workspace in _adopt(settings, left, run):  # also those that the command has mounted
         try:
             answer = control.request(workspace, "settle", silence=_SETTLE_SECONDS)
         except ArtifactFSError as error:

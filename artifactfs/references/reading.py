@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from blake3 import blake3
 
-from artifactfs.content.reader import AHEAD, STRAY
+from artifactfs.content.ahead import Window
 from artifactfs.errors import InvalidInput, Unavailable
 from artifactfs.model.digest import format_digest
 from artifactfs.model.sequence import SINGLE_CHUNK
@@ -49,10 +49,7 @@ class OutsideFile:
         self._lock = threading.Lock()
         self._object: Recorded | None = None if entry.size is None else Recorded(origin, entry, lists)
         self._entry = entry
-        # As content.reader.FileReader: threads that race for these cost a block fetched early or late.
-        self._next = 0
-        self._ahead_end = 0
-        self._window = 0
+        self._window = Window(AHEAD_MOST)
 
     @property
     def size(self) -> int:
@@ -72,7 +69,10 @@ class OutsideFile:
         end = min(offset + length, source.size)
         if offset >= end:
             return []
-        self._look_ahead(source, offset, end)
+        ahead = self._window.after(offset, end, source.size)
+        if ahead is not None:
+            # What is read now is fetched for whoever waits for it.
+            self._fetcher.ahead(source, max(end, ahead[0]), ahead[1])
         return self._fetcher.read(source, offset, end)
 
     def ready(self, offset: int, length: int) -> bool:
@@ -91,27 +91,6 @@ class OutsideFile:
                 if source is None:
                     source = self._object = _pinned(self._origin, self._entry, self._lists)
         return source
-
-    def _look_ahead(self, source: Recorded, offset: int, end: int) -> None:
-        """Have what a sequential reader will read next fetched, in a window that doubles; nothing for a random one."""
-        stray = STRAY if self._window else 0
-        if not self._next or not self._next - stray <= offset <= self._next + stray:
-            self._next = end
-            self._window = 0
-            self._ahead_end = 0
-            return
-        self._next = max(self._next, end)
-        if self._window == 0:
-            self._window = AHEAD
-            self._ahead_end = offset
-        elif end <= self._ahead_end - self._window // 2:
-            return
-        else:
-            self._window = min(2 * self._window, AHEAD_MOST)
-        begin, stop = max(self._ahead_end, end), min(end + self._window, source.size)
-        if begin < stop:
-            self._ahead_end = stop
-            self._fetcher.ahead(source, begin, stop)
 
 
 class Recorded:

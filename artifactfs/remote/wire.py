@@ -42,8 +42,6 @@ BATCH: Final = 50_000
 """Digests of one question at most, and rows of packs of one message."""
 RECORDS: Final = 10_000
 """Versions or Runs of one answer at most, where there may be any number; the rest is asked for."""
-AHEAD: Final = 1 << 20
-"""Bytes of nodes that a client asks for along with a node."""
 POLL_SECONDS: Final = 50.0
 """The longest that a server lets a request for a revision wait: below the 60 s after which proxies usually give up."""
 

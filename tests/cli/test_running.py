@@ -141,13 +141,13 @@ def test_what_is_known_of_a_run(cli):
 # -- signals, terminal, children -------------------------------------------------------------------------------------------
 
 COUNTS = """
-import signal, sys
+import signal, sys, time
 seen = []
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT):
     signal.signal(number, lambda number, frame: seen.append(number))
 print("ready", flush=True)
 while len(seen) < int(sys.argv[1]):
-    signal.pause()
+    time.sleep(0.02)
 print(*map(int, seen), flush=True)
 """
 
@@ -164,6 +164,11 @@ def started(cli: Cli, *words: str) -> Iterator[subprocess.Popen[str]]:
             for child in (*children(process.pid), process.pid):
                 with suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
+
+
+def test_who_starts_it_may_ignore_the_end_of_children(cli):
+    words = ["env", "--ignore-signal=CHLD", *cli.program, *RUN, "--", "sh", "-c", "exit 4"]
+    assert subprocess.run(words, env=cli.env, cwd=cli.home, capture_output=True, check=False).returncode == 4
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])

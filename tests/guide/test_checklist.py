@@ -8,18 +8,16 @@ from __future__ import annotations
 import json
 import os
 import stat
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 import artifactfs
 from artifactfs import Api, Artifact, ArtifactFSError, Conflict, InvalidInput, NotFound, Run
-from tests.guide.web import FileHandler
 from tests.mounted.served import serving
+from tests.web import Web, web_server
 
 PROJECT = "bikes"
 
@@ -82,19 +80,9 @@ def api(location: str, home: Path) -> Iterator[Api]:
 
 
 @pytest.fixture
-def web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A web server over a directory, which tells ETags and answers ranges."""
-    directory = tmp_path / "web"
-    directory.mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FileHandler.over(directory))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", directory
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def web() -> Iterator[Web]:
+    with web_server() as running:
+        yield running
 
 
 def logged(run: Run, name: str = "bike-dataset", *, type: str = "dataset", **files: str) -> Artifact:  # noqa: A002
@@ -206,23 +194,21 @@ def test_s9_new_file_is_written_like_a_file(run: Run):
     assert (root / "raw" / "bytes.bin").read_bytes() == b"\x00\xff"
 
 
-def test_s10_a_reference_is_an_entry_without_stored_content(run: Run, api: Api, web: tuple[str, Path]):
-    url, directory = web
-    (directory / "day.csv").write_text("day,rented\n1,985\n")
+def test_s10_a_reference_is_an_entry_without_stored_content(run: Run, api: Api, web: Web):
+    url = web.put("day.csv", b"day,rented\n1,985\n")
     artifact = Artifact("bike-raw", type="dataset")
-    entries = artifact.add_reference(f"{url}/day.csv", name="raw/day.csv")
-    assert [(entry.path, entry.ref()) for entry in entries] == [("raw/day.csv", f"{url}/day.csv")]
+    entries = artifact.add_reference(url, name="raw/day.csv")
+    assert [(entry.path, entry.ref()) for entry in entries] == [("raw/day.csv", url)]
     run.log_artifact(artifact)
-    assert api.artifact("bike-raw").get_path("raw/day.csv").ref() == f"{url}/day.csv"
+    assert api.artifact("bike-raw").get_path("raw/day.csv").ref() == url
 
 
-def test_s11_a_known_scheme_is_recorded_with_what_tells_a_change(run: Run, web: tuple[str, Path], tmp_path: Path):
-    url, directory = web
-    (directory / "day.csv").write_text("day,rented\n1,985\n")
+def test_s11_a_known_scheme_is_recorded_with_what_tells_a_change(run: Run, web: Web, tmp_path: Path):
+    url = web.put("day.csv", b"day,rented\n1,985\n")
     local = tmp_path / "local.csv"
     local.write_text("1,985\n")
     artifact = Artifact("bike-raw", type="dataset")
-    (remote,) = artifact.add_reference(f"{url}/day.csv")
+    (remote,) = artifact.add_reference(url)
     (file,) = artifact.add_reference(local.as_uri())
     (unknown,) = artifact.add_reference("ftp-of-old://host/day.csv", name="old.csv")
     assert (remote.size, remote.etag is not None) == (17, True)
@@ -375,12 +361,11 @@ def test_s23_ref_is_the_uri_of_a_reference_and_an_error_for_a_file(run: Run):
         version.get_path("model.h5").ref()
 
 
-def test_s24_references_download_like_files(run: Run, web: tuple[str, Path]):
-    url, directory = web
-    (directory / "day.csv").write_text("day,rented\n1,985\n")
+def test_s24_references_download_like_files(run: Run, web: Web):
+    url = web.put("day.csv", b"day,rented\n1,985\n")
     artifact = Artifact("bike-raw", type="dataset")
     artifact.add_file("model.h5")
-    artifact.add_reference(f"{url}/day.csv", name="raw/day.csv")
+    artifact.add_reference(url, name="raw/day.csv")
     version = run.log_artifact(artifact)
     root = Path(version.download())
     assert (root / "raw" / "day.csv").read_text() == "day,rented\n1,985\n"
@@ -436,14 +421,13 @@ def test_s26_the_examples_of_the_guide_give_these_trees(home: Path, run: Run, ex
 
 
 def test_s27_references_are_read_with_the_readers_own_rights_and_stay_outside(
-    run: Run, location: str, web: tuple[str, Path], tmp_path: Path
+    run: Run, location: str, web: Web, tmp_path: Path
 ):
     """The repository never holds the content of a reference; what is kept locally is the user's alone."""
-    url, directory = web
     private = "only those who may read the bucket see this"
-    (directory / "private.txt").write_text(private)
+    url = web.put("private.txt", private.encode())
     artifact = Artifact("bike-raw", type="dataset")
-    artifact.add_reference(f"{url}/private.txt")
+    artifact.add_reference(url)
     root = Path(run.log_artifact(artifact).download())
     assert (root / "private.txt").read_text() == private
     remote = location.startswith("http")

@@ -222,6 +222,15 @@ def test_who_is_killed_has_had_his_inputs(recorded: Recorded):
     assert run.state == "running"  # until its time is over
 
 
+def test_a_mount_that_the_command_makes_is_a_witness_too(unmounted: Mounted, tmp_path: Path):
+    (tmp_path / "file").write_text("data")
+    unmounted.put("data", tmp_path / "file")
+    mount = " ".join([*unmounted.cli.program, "mount", str(unmounted.root), "--binding", unmounted.binding])
+    script = f"{mount} && cat {unmounted.root}/data/v0/file"
+    finished = unmounted("run", "--job-type", "t", "--", "sh", "-c", script)
+    assert "1 input (data:v0)" in finished.stderr
+
+
 def test_a_read_only_mount_is_no_witness_and_a_run_says_so(unmounted: Mounted, tmp_path: Path):
     source = tmp_path / "file"
     source.write_text("data")

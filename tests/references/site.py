@@ -46,6 +46,7 @@ class Site:
         self.script: deque[str] = deque()
         self.log: list[Request] = []
         self.bytes_sent = 0
+        self.counting = threading.Lock()
         self.gate = threading.Event()  # GETs wait for it
         self.gate.set()
         self.closing = threading.Event()
@@ -192,8 +193,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, data: bytes) -> None:
         try:
             for begin in range(0, len(data), 64 << 10):
-                self.wfile.write(data[begin : begin + (64 << 10)])
-                self.site.bytes_sent += len(data[begin : begin + (64 << 10)])
+                part = data[begin : begin + (64 << 10)]
+                # Before it is written: who has it all may look at the count at once.
+                with self.site.counting:
+                    self.site.bytes_sent += len(part)
+                self.wfile.write(part)
         except OSError:
             self.close_connection = True  # who asked has gone
 

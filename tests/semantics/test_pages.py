@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.references.store import storing
 from tests.semantics.printed import check, console_blocks
 
 DOCS = Path(__file__).parents[2] / "artifactfs" / "docs"
@@ -30,3 +31,17 @@ def follow(page: str, home: Path, variables: dict[str, str] | None = None) -> No
 @pytest.mark.parametrize("page", ["data-sets.md", "models.md", "lineage.md", "from-wandb.md", "fsspec.md"])
 def test_a_page_can_be_followed(page: str, home: Path):
     follow(page, home)
+
+
+def test_the_page_on_references_can_be_followed(home: Path):
+    with storing() as store:
+        store.bucket("bikes")
+        store.put("bikes", "raw/day.csv", b"day,rented\n1,985\n")
+        store.put("bikes", "raw/hour.csv", b"hour,rented\n0,16\n")
+        bucket = {
+            "AWS_ENDPOINT_URL": store.endpoint,
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+        }
+        follow("references.md", home, bucket)
