@@ -56,8 +56,8 @@ def serving(block: str, home: Path) -> Iterator[str]:
 
 
 def test_the_readme_sessions_run_as_printed(home: Path):
-    alone, server, team = console_blocks(README)
-    check(alone, home)
+    alone, recorded, server, team = console_blocks(README)
+    check(alone + recorded, home)
     with serving(server, home) as port:
         check(team.replace(SHOWN_PORT, port), home)
 
