@@ -17,7 +17,7 @@ from artifactfs.cli.context import (
     read_metadata,
     version_options,
 )
-from artifactfs.cli.running import around
+from artifactfs.cli.running import around, record_input
 from artifactfs.errors import (
     Access,
     ArtifactFSError,
@@ -236,6 +236,7 @@ def get_command(context: Context, address: Address, dest: Path | None) -> None:
                 meter.update(result.bytes_written, files=result.written + result.kept)
 
             result = export(repository, version, address.path, destination, progress=show)
+        record_input(repository, version)
     for reference in result.references:
         printing.note(f"left out, as nothing here reads its scheme: {printing.shown(reference)}")
     printing.note(

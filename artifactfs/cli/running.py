@@ -1,4 +1,4 @@
-"""``run``: a command as a Run. What it reads through a mount becomes its inputs, what it commits or puts its outputs."""
+"""``run``: a command as a Run. What it reads through a mount, or gets, becomes its inputs, what it commits or puts its outputs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import click
 
 from artifactfs.cli import printing
 from artifactfs.cli.context import Context, pass_context, read_values
-from artifactfs.errors import ArtifactFSError, Unavailable
+from artifactfs.errors import ArtifactFSError, NotFound, Unavailable
 from artifactfs.model.lineage import RUN_VARIABLE
 
 if TYPE_CHECKING:
     from artifactfs.config import Settings
+    from artifactfs.model.records import VersionRecord
     from artifactfs.repository import Repository
     from artifactfs.run import RunLife
     from artifactfs.supervision import Supervisor
@@ -182,6 +183,21 @@ def around(repository: Repository) -> str | None:
     return run
 
 
-def note_unknown(run: str) -> None:
-    """Say that a version is not the output of the Run that made it."""
-    printing.note(f"not recorded as an output of the run {run}, which is not of this project; see artifactfs runs")
+def note_unknown(run: str, what: str = "output") -> None:
+    """Say that a version is not the output (or input) of the Run that made it (or read it)."""
+    printing.note(f"not recorded as an {what} of the run {run}, which is not of this project; see artifactfs runs")
+
+
+def record_input(repository: Repository, version: VersionRecord) -> None:
+    """Record that the Run that this command was started in, if any, has read a version. What cannot be recorded is only said."""
+    from artifactfs.ancestry import run_of
+
+    run = run_of(os.getpid())
+    if run is None:
+        return
+    try:
+        repository.registry.add_inputs(run, [version.id])
+    except NotFound:
+        note_unknown(run, "input")
+    except Unavailable as error:
+        printing.note(f"not recorded as an input of the run {run}: {error}")

@@ -347,6 +347,18 @@ def test_what_is_put_is_an_output_also_with_the_environment_cleared(cli, reposit
     assert repository.registry.version("three", 0).run == ""
 
 
+def test_what_is_got_is_an_input(cli, repository):
+    (cli.home / "data").write_text("1")
+    cli("put", "one", "data")
+    finished = cli(*RUN, "--", *cli.program, "get", "one", "there")
+    assert (cli.home / "there" / "data").read_text() == "1"
+    assert "1 input (one:v0), 0 outputs" in finished.stderr
+    got = cli("get", "one", "there", env={"ARTIFACTFS_RUN": "elsewhere"})
+    assert "not recorded as an input of the run elsewhere" in got.stderr
+    (run,) = repository.registry.runs()
+    assert run.inputs == 1
+
+
 def test_a_run_of_another_project_is_said_to_be_none(cli, repository):
     (cli.home / "data").write_text("1")
     finished = cli("put", "one", "data", env={"ARTIFACTFS_RUN": "elsewhere"})
