@@ -12,6 +12,7 @@ to no Run. Threads: any.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from threading import Lock
@@ -25,6 +26,8 @@ GENERATIONS: Final = 128
 """How far up is looked: terminals, shells and build tools make about ten."""
 REMEMBERED: Final = 256
 """Processes and threads kept in mind; each holds a descriptor, of the usual 1,024."""
+SWEPT: Final = 4
+"""Of those kept in mind, how many are looked at when one is added, the longest known first: the ended do not pile up."""
 ADOPTED: Final = 1024
 """Adopted processes kept in mind: they are few, and each is there until it ends."""
 CERTAIN_SECONDS: Final = 0.1
@@ -203,6 +206,12 @@ class Ancestry:
             before = self._known.pop(pid, None)
             if before is not None:
                 before.close()
+            for number in list(itertools.islice(self._known, SWEPT)):
+                each = self._known.pop(number)
+                if each.alive():
+                    self._known[number] = each  # as the latest: the next ones have their turn
+                else:
+                    each.close()
             self._known[pid] = looked
             if len(self._known) > REMEMBERED:
                 self._make_room(pid)

@@ -285,12 +285,15 @@ def test_mounting_twenty_times_leaves_nothing(tmp_path):
 
 
 def resources(mounted: Mounted) -> tuple[int, int]:
-    """Descriptors and threads of the process, without the connections to databases that each thread has."""
+    """Descriptors and threads of the process, without the connections to databases that each thread has.
+
+    Nor those of the processes that opened files and of their ancestors, 256 at most: how many there are is the machine's affair.
+    """
     process, names = Path(f"/proc/{mounted.pid}"), []
     for link in (process / "fd").iterdir():
         with suppress(FileNotFoundError):
             names.append(os.readlink(link))
-    return len([name for name in names if ".db" not in name]), len(os.listdir(process / "task"))
+    return len([name for name in names if ".db" not in name and not name.endswith("/comm")]), len(os.listdir(process / "task"))
 
 
 def test_a_mount_leaks_nothing_by_what_is_done_in_it(mounted, tmp_path):

@@ -132,11 +132,13 @@ def test_daemons_that_a_command_leaves_behind_belong_to_its_run(recorded: Record
     script = "\n".join(
         [daemon("during", Path("/")), daemon("after", go), f"while [ ! -e {done['during']} ]; do sleep 0.05; done"]
     )
-    run = recorded.run(script)
-    assert recorded.links(run) == ["during:v0"]
-    assert recorded.registry.run(run).state == "finished"
-    recorded.file("outside").read_text()
-    go.touch()
+    try:
+        run = recorded.run(script)
+        assert recorded.links(run) == ["during:v0"]
+        assert recorded.registry.run(run).state == "finished"
+        recorded.file("outside").read_text()
+    finally:
+        go.touch()
     eventually(done["after"].exists)
     eventually(lambda: recorded.links(run) == ["after:v0", "during:v0"])
 
