@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from artifactfs.errors import Access, InvalidInput
 from artifactfs.model.lineage import RUN_VARIABLE
-from artifactfs.model.names import check_name
+from artifactfs.model.names import check_project
 
 if TYPE_CHECKING:
     from artifactfs.content.cache import CacheSettings
@@ -99,7 +99,7 @@ def load(
     kept = first(cache_dir, "cache_dir")
     return Settings(
         repository=location_of(chosen) if chosen else str(data_dir / "repository"),
-        project=check_name(first(project, "project") or DEFAULT_PROJECT),
+        project=check_project(first(project, "project") or DEFAULT_PROJECT),
         mountpoint=_absolute(mountpoint) if mountpoint else _default_mountpoint(),
         config_file=config_file,
         data_dir=data_dir,

@@ -83,6 +83,8 @@ def export(
     """
     result = ExportResult(destination)
     job = _Export(repository, version, result, progress)
+    if destination.exists() and not destination.is_dir():
+        raise Conflict(f"cannot write below {destination}: it is no directory; name another place")
     try:
         destination.mkdir(parents=True, exist_ok=True)
         if not path:

@@ -166,7 +166,8 @@ def read_values(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
         key, mark, value = pair.partition("=")
         if not mark or not key:
             what = option.removeprefix("--")
-            raise InvalidInput(f"not {what}: {pair!r}; give KEY=VALUE, for example {option} rows=17379")
+            example = "rate=0.01" if option == "--config" else "rows=17379"
+            raise InvalidInput(f"not {what}: {pair!r}; give KEY=VALUE, for example {option} {example}")
         if key in values:
             raise InvalidInput(f"{option} {key} is given twice; a list is written as JSON: {option} '{key}=[1, 2]'")
         try:

@@ -12,7 +12,7 @@ from artifactfs.cli import printing
 from artifactfs.cli.context import NAME, Context, pass_context
 from artifactfs.cli.inspect import as_json, exact_bytes, version_fields
 from artifactfs.errors import InvalidInput, NotFound
-from artifactfs.model.names import check_alias, check_name, check_tag, check_type
+from artifactfs.model.names import Address, check_alias, check_name, check_tag, check_type
 from artifactfs.model.query import (
     METADATA,
     Both,
@@ -38,7 +38,7 @@ WIDEST_CELL: Final = 40  # characters of such a value
 @click.command("find")
 @click.argument("name", type=NAME, required=False)
 @click.option("--type", "type_", metavar="TYPE", help="Versions of artifacts of this type.")
-@click.option("--where", metavar="EXPR", default="", help="A condition, as below.")
+@click.option("--where", metavar="EXPR", default="", help="A condition, as above.")
 @click.option("--alias", metavar="NAME", help="Versions that this alias names.")
 @click.option("--tag", metavar="NAME", help="Versions that have this tag.")
 @click.option("--sort", metavar="FIELD", multiple=True, help="Order by a field, falling with - before it. Repeatable.")
@@ -62,7 +62,7 @@ def find_command(
 
     A condition compares metadata.KEY, name, type, version, size, files, created, updated, description, alias, tag, digest or run by =
     != < <= > >= in (…) contains or exists, joined by and, or, not and parentheses. Text and dates stand in quotes. A comparison with
-    something that is missing, or of another type, is false.
+    something that is missing, or of another type, is false. More: artifactfs help search.
 
     \b
     Example:
@@ -81,12 +81,16 @@ def find_command(
         limit=limit,
     )
     try:
-        with context.open() as repository:
-            found = repository.registry.find(query)
+        repository = context.open()
     except NotFound:
         if not context.settings.repository_is_default:
             raise
         found = []  # nothing was put yet on this machine
+    else:
+        with repository:
+            found = repository.registry.find(query)
+            if name is not None and not found:
+                repository.resolve(Address(None, name))  # NotFound, with near misses
     if as_json:
         printing.json_array(version_fields(version) for version in found)
     elif not found:

@@ -11,6 +11,7 @@ import click
 from artifactfs.cli import printing
 from artifactfs.cli.context import ADDRESS, Context, pass_context
 from artifactfs.cli.inspect import as_json, version_fields
+from artifactfs.errors import NotFound
 from artifactfs.model.lineage import STATES
 from artifactfs.model.names import Address
 
@@ -37,8 +38,13 @@ def runs_command(
     Example:
       artifactfs runs --job-type train --state failed --limit 10
     """
-    with context.open() as repository:
-        found = repository.registry.runs(job_type=job_type, state=state, name=name, limit=limit)
+    try:
+        with context.open() as repository:
+            found = repository.registry.runs(job_type=job_type, state=state, name=name, limit=limit)
+    except NotFound:
+        if not context.settings.repository_is_default:
+            raise
+        found = []  # nothing was run yet on this machine
     if as_json:
         printing.json_array(map(run_fields, found))
         return

@@ -171,7 +171,8 @@ def fail(message: str, status: int = 1) -> int:
 def _wrong_usage(error: click.UsageError) -> int:
     message = error.format_message().rstrip(".")
     path = error.ctx.command_path if error.ctx is not None else "artifactfs"
-    return fail(f"{' '.join(message.split())}; see {path} --help", 2)
+    text = " ".join(message.split())
+    return fail(f"{text}{'' if text.endswith('?') else ';'} see {path} --help", 2)
 
 
 def _pipe_closed() -> int:

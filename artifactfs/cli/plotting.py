@@ -16,7 +16,7 @@ from artifactfs.cli import chart, printing
 from artifactfs.cli.context import NAME, Context, pass_context
 from artifactfs.cli.finding import metadata_fields, value_at
 from artifactfs.errors import InvalidInput, NotFound, Unavailable, translate_os
-from artifactfs.model.names import check_name
+from artifactfs.model.names import Address, check_name
 from artifactfs.model.query import METADATA, Field, Query, parse_field
 
 if TYPE_CHECKING:
@@ -80,9 +80,8 @@ def plot_command(context: Context, name: str, field: str, where: str, output: Pa
 def _versions(repository: Repository, name: str, where: str) -> list[VersionRecord]:
     """Rising numbers; at least one."""
     versions = repository.registry.find(Query(artifact=name, where=where, sort=("version",)))
-    if not versions and repository.registry.artifact(name) is None:
-        raise NotFound(f"there is no artifact {name!r}; `artifactfs ls` lists those there are")
     if not versions:
+        repository.resolve(Address(None, name))  # NotFound, with near misses
         raise NotFound(f"no version of {name} is like that: {where}")
     return versions
 

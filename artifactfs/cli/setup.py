@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from artifactfs.upkeep import Damage, ReferencesReport, VerifyReport
 
 SHELLS: Final = ("bash", "zsh", "fish")
+TASKS: Final[tuple[str, ...]] = ("data-sets", "models", "references", "lineage", "search", "fsspec", "from-wandb")
+"""Documents that begin with what somebody wants to do, in the order of a first day; `help` shows them first."""
 
 
 @click.command("init")
@@ -140,6 +142,8 @@ def _verify_references(repository: Repository, versions: list[VersionRecord], *,
             f"asked for {printing.many(report.references, 'reference')} of "
             f"{printing.many(report.versions, 'version')}: "
             + (f"{len(report.damages):,} not as recorded" if report.damages else "all are as recorded")
+            if report.references
+            else f"nothing to ask for in {printing.many(report.versions, 'version')}"
         )
     return report.damages
 
@@ -209,16 +213,23 @@ def help_command(ctx: click.Context, topic: str | None) -> None:
         printing.line(root.command.get_help(root))
         if documents:
             printing.line()
-            printing.line("Topics (artifactfs help TOPIC):")
             width = max(len(name) for name in documents)
-            for name in sorted(documents):
+            tasks = [name for name in TASKS if name in documents]
+            printing.line("Tasks (artifactfs help TASK):")
+            for name in tasks:
                 printing.line(f"  {name:<{width}}  {_heading(documents[name])}")
-        return
-    if topic in documents:
-        _show(documents[topic].read_text(encoding="utf-8"))
+            printing.line()
+            printing.line("Topics (artifactfs help TOPIC):")
+            for name in sorted(documents.keys() - set(tasks)):
+                printing.line(f"  {name:<{width}}  {_heading(documents[name])}")
         return
     assert isinstance(root.command, click.Group)  # noqa: S101 - `help` is a command of the group
     command = root.command.get_command(root, topic)
+    if topic in documents:
+        _show(documents[topic].read_text(encoding="utf-8"))
+        if command is not None:
+            printing.note(f"options of the command: artifactfs {topic} --help")
+        return
     if command is None:
         names = ", ".join(sorted(documents)) or "none"
         raise NotFound(f"no topic or command {topic!r}; topics: {names}; commands: artifactfs --help")

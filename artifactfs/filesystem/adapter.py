@@ -12,6 +12,7 @@ same repository.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -147,6 +148,14 @@ class ArtifactFileSystem(AbstractFileSystem):
             found.update(super().glob(f"{head}{series[4]}{slash}", maxdepth, detail=True, **kwargs))
         return found if detail else list(found)
 
+    def du(
+        self, path: str, total: bool = True, maxdepth: int | None = None, withdirs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Bytes below a path, all together or by path. References of which only the URI was recorded count nothing."""
+        sizes = super().du(path, total=False, maxdepth=maxdepth, withdirs=withdirs, **kwargs)
+        known = {name: size or 0 for name, size in sizes.items()}
+        return sum(known.values()) if total else known
+
     def ukey(self, path: str) -> str:
         """A text that is the same as long as the content is."""
         info = self.info(path)
@@ -236,15 +245,25 @@ class ArtifactFileSystem(AbstractFileSystem):
     ) -> None:
         """Copy files, or with ``recursive`` directories, to the local disk."""
         kwargs.setdefault("versions", {})
-        super().get(rpath, lpath, recursive, callback, **kwargs)
+        super().get(rpath, lpath, recursive, callback, whole=recursive, **kwargs)
 
     def get_file(
-        self, rpath: str, lpath: Any = None, *args: Any, versions: Versions | None = None, **kwargs: Any
+        self,
+        rpath: str,
+        lpath: Any = None,
+        *args: Any,
+        versions: Versions | None = None,
+        whole: bool = False,
+        **kwargs: Any,
     ) -> None:
-        """Copy one file to the local disk; of a directory, make an empty one."""
+        """Copy one file to the local disk; of a directory, make an empty one. ``whole``: as a part of one that is copied."""
         rpath = self._strip_protocol(rpath)
         with as_oserror(rpath):
-            version = self._find(rpath, versions)[1].version
+            repository, place = self._find(rpath, versions)
+        version, entry = place.version, place.entry
+        if whole and isinstance(entry, RefEntry) and not repository.references.knows(entry.uri):
+            warnings.warn(f"{rpath} -> {entry.uri} is left out, as nothing here reads its scheme", stacklevel=3)
+            return
         super().get_file(pinned(parse_address(rpath), version), lpath, *args, **kwargs)
 
     # -- writing -----------------------------------------------------------------------------------------------------

@@ -62,10 +62,14 @@ def prefetch(
     """
     if isinstance(paths, str | bytes | os.PathLike):
         raise InvalidInput(f"paths must be a list of paths, not one path: give [{os.fsdecode(paths)!r}]")
+    if not isinstance(paths, Iterable):
+        raise InvalidInput(f"paths must be a list of paths; this is a {type(paths).__name__}")
     urls: list[str] = []
     files: list[str] = []
     for given in paths:
-        path = os.fspath(given)
+        path = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+        if not isinstance(path, str):
+            raise InvalidInput(f"paths has {given!r} in it, a {type(given).__name__}; give texts or pathlib.Path")
         (urls if path.startswith(PROTOCOL) else files).append(path)
     with _announced.lock:
         plan = uuid.uuid4().hex

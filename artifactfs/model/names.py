@@ -20,6 +20,9 @@ MAX_NAME: Final = 128  # characters of an artifact's name, a type or an alias
 MAX_PART: Final = 255  # bytes of one part of an entry path, as on local file systems
 MAX_PATH: Final = 4095  # bytes of a whole entry path: PATH_MAX less its NUL
 MAX_METADATA_KEYS: Final = 100  # top-level keys
+MAX_DEPTH: Final = (
+    100  # of objects and lists in each other: encoders and databases have bounds of their own, of some hundreds
+)
 CONTROL_DIRECTORY: Final = ".artifactfs"
 STAGING: Final = "staging"
 LATEST: Final = "latest"
@@ -40,15 +43,20 @@ def suggest_name(text: str) -> str:
     return "" if name in _RESERVED else name
 
 
-def check_name(name: str) -> str:
-    """An artifact's (or project's) name: letters, digits, ``_``, ``-``, ``.``, at most 128."""
+def check_name(name: str, what: str = "an artifact name") -> str:
+    """An artifact's (or project's) name: letters, digits, ``_``, ``-``, ``.``, at most 128. ``what`` stands in the error."""
     if _NAME.fullmatch(name) and name not in _RESERVED:
         return name
     if name in _RESERVED:
         raise InvalidInput(f"the name {name!r} is reserved; choose another one")
-    rule = f"not an artifact name: {_shown(name)}; allowed are letters, digits, '_', '-' and '.', at most {MAX_NAME}"
+    rule = f"not {what}: {_shown(name)}; allowed are letters, digits, '_', '-' and '.', at most {MAX_NAME}"
     better = suggest_name(name)
     raise InvalidInput(f"{rule}; {better!r} would do" if better else rule)
+
+
+def check_project(name: str) -> str:
+    """A project's name: as an artifact's."""
+    return check_name(name, "a project name")
 
 
 def check_type(value: str) -> str:
@@ -63,7 +71,9 @@ def check_type(value: str) -> str:
 
 def check_alias(alias: str) -> str:
     """An alias: 1 to 128 characters (255 bytes) without ``/``, ``:``, NUL and line breaks, and no reserved or version-like word."""
-    if alias in {"", ".", "..", STAGING}:
+    if not alias:
+        raise InvalidInput("not an alias: ''; an alias is a word, such as best or production")
+    if alias in {".", "..", STAGING}:
         raise InvalidInput(f"the alias {alias!r} is reserved; choose another one")
     if _LIKE_VERSION.fullmatch(alias):
         raise InvalidInput(f"not an alias: {alias!r} would read as a version number; choose a word")
@@ -170,7 +180,7 @@ def parse_address(text: str) -> Address:
     if selector is not None and parse_version(selector) is None:
         check_alias(selector)
     return Address(
-        check_name(project) if project else None,
+        check_project(project) if project else None,
         check_name(name),
         selector,
         parse_digest(digest) if digest else None,
@@ -196,35 +206,49 @@ def leaves_artifact(directory: str, target: str) -> bool:
 def check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     """A JSON object as it is stored: at most 100 top-level keys, NaN as null. Raises InvalidInput.
 
-    Infinities, keys that are no text, and values that are no JSON are refused, naming where they are.
+    A number or truth value of numpy, torch and the like, alone or as an array without dimensions, is the plain one. Infinities, keys
+    that are no text, and values that are no JSON are refused, naming where they are.
     """
     if len(metadata) > MAX_METADATA_KEYS:
         raise InvalidInput(
             f"metadata has {len(metadata)} keys at the top; at most {MAX_METADATA_KEYS} are allowed: nest the rest"
         )
-    return {_key(key, "metadata"): _json(value, f"metadata.{key}") for key, value in metadata.items()}
+    return _object(metadata, "metadata", 0)
 
 
 def check_config(config: dict[str, Any]) -> dict[str, Any]:
     """A Run's configuration as it is stored: as metadata, with any number of keys."""
-    return {_key(key, "config"): _json(value, f"config.{key}") for key, value in config.items()}
+    return _object(config, "config", 0)
 
 
-def _json(value: Any, where: str) -> Any:
-    if value is None or isinstance(value, bool | str):
+def _object(values: dict[str, Any], where: str, depth: int) -> dict[str, Any]:
+    return {_key(key, where): _json(value, f"{where}.{key}", depth + 1) for key, value in values.items()}
+
+
+def _json(value: Any, where: str, depth: int) -> Any:
+    if value is None or isinstance(value, bool):
         return value
+    # Of a subclass (numpy.float64, an Enum) the plain value: encoders refuse the first.
+    if isinstance(value, str):
+        return str.__str__(value)
     if isinstance(value, int):
         if not -(2**63) <= value < 2**64:
             raise InvalidInput(f"{where} = {value} does not fit into 64 bits; store it as text")
-        return value
+        return int(value)
     if isinstance(value, float):
         if math.isinf(value):
             raise InvalidInput(f"{where} is infinite, which JSON cannot hold; use null or text")
-        return None if math.isnan(value) else value
+        return None if math.isnan(value) else float(value)
+    if isinstance(value, dict | list | tuple) and depth == MAX_DEPTH:
+        raise InvalidInput(f"{_shown(where)} is nested deeper than {MAX_DEPTH} levels, or holds itself; store it flat")
     if isinstance(value, dict):
-        return {_key(key, where): _json(item, f"{where}.{key}") for key, item in value.items()}
+        return _object(value, where, depth)
     if isinstance(value, list | tuple):
-        return [_json(item, f"{where}[{number}]") for number, item in enumerate(value)]
+        return [_json(item, f"{where}[{number}]", depth + 1) for number, item in enumerate(value)]
+    if getattr(value, "ndim", None) == 0 and getattr(getattr(value, "dtype", None), "kind", "") not in {"m", "M"}:
+        plain = value.item()  # as numpy and torch have it; of their times it would be a number without its unit
+        if isinstance(plain, bool | int | float | str):
+            return _json(plain, where, depth)
     raise InvalidInput(f"{where} is a {type(value).__name__}, which JSON cannot hold; convert it to text or numbers")
 
 

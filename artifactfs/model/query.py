@@ -380,6 +380,8 @@ class _Parser:
             raise self._error(
                 token, "keys are joined by dots without spaces, and quoted unless of letters, digits, _ and -"
             )
+        if token.text in {"&", "|"}:
+            raise self._error(token, f"`{'and' if token.text == '&' else 'or'}` joins comparisons")
         raise self._error(token, "text stands in quotes; = != < <= > >= ( ) and , are the only signs")
 
     def _read(self, read: Callable[[str], Value], token: _Token) -> Value:

@@ -5,14 +5,16 @@ Any thread. Nothing that is read through it becomes an input of a Run.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Self
 
 from artifactfs import config
 from artifactfs.errors import Conflict, InvalidInput, NotFound
 from artifactfs.model.names import Address, check_name, check_tag, check_type, parse_address
-from artifactfs.model.query import Query
+from artifactfs.model.query import Query, parse_condition
 from artifactfs.model.records import ArtifactRecord
+from artifactfs.python import arguments
 from artifactfs.python.artifact import Artifact, instant
 from artifactfs.python.project import Project, open_project
 from artifactfs.python.recorded import RecordedRun
@@ -23,11 +25,15 @@ class ArtifactType:
 
     def __init__(self, project: Project, name: str) -> None:
         self._where = project
-        self.name = name
-        """The type: ``dataset``, ``model``, ``result`` or another word."""
+        self._name = name
 
     def __repr__(self) -> str:
         return f"<ArtifactType {self.name}>"
+
+    @property
+    def name(self) -> str:
+        """The type: a word such as ``dataset``, ``model`` or ``result``."""
+        return self._name
 
     def collections(self) -> list[ArtifactCollection]:
         """Its artifacts, by name."""
@@ -40,7 +46,7 @@ class ArtifactType:
 
 
 class ArtifactCollection:
-    """A named series of versions, as it was when it was looked up."""
+    """An artifact with all its versions, as it was when it was looked up. Its length is the number of versions."""
 
     def __init__(self, project: Project, record: ArtifactRecord) -> None:
         self._where = project
@@ -61,7 +67,7 @@ class ArtifactCollection:
 
     @property
     def created_at(self) -> str:
-        """When its first version was logged, in ISO 8601 (UTC)."""
+        """When its first version was logged: UTC in ISO 8601, to the second, as ``2026-01-31T12:00:00Z``."""
         return instant(self._record.created)
 
     @property
@@ -83,14 +89,14 @@ class ArtifactCollection:
 
 
 class Api:
-    """Reads artifacts and Runs of a project; a context manager.
+    """Finds artifacts and Runs of a project. Nothing that is read through it becomes an input of a Run. A context manager.
 
-    ``repository`` and ``project`` are as of :func:`artifactfs.init`. The repository is opened when it is asked first, and must be
-    there then (NotFound).
+    ``repository`` is a directory or the URL of a server. It is opened when it is asked first, and must be there then (NotFound).
     """
 
-    def __init__(self, repository: str | None = None, project: str | None = None) -> None:
-        settings = config.load(repository=repository, project=project)
+    def __init__(self, repository: str | os.PathLike[str] | None = None, project: str | None = None) -> None:
+        where = arguments.location("repository", repository)
+        settings = config.load(repository=where, project=arguments.text_or_none("project", project))
         self._place = (settings.repository, settings.project)
         self._project: Project | None = None
         self._closed = False
@@ -139,29 +145,33 @@ class Api:
         order: str | Sequence[str] | None = None,
         limit: int | None = None,
     ) -> list[Artifact]:
-        """Versions that match all that is given, in an order: fields such as ``-created`` or ``metadata.accuracy``, ``-`` for falling.
+        """Versions that match all that is given: of this type and name, with all these tags, this alias, and a condition.
 
-        ``where`` is a condition as of ``artifactfs find``: ``metadata.accuracy > 0.9 and tag = "checked"``. Without ``order`` they
-        come by name and number. ``per_page`` makes no difference. InvalidInput says what is wrong with a condition, and where.
+        ``where`` is a condition as of ``artifactfs find``: ``metadata.accuracy > 0.9 and tag = "checked"``. ``order`` is a field or a
+        list of them, such as ``metadata.accuracy`` or ``-created``, ``-`` for falling; at last they come by name and number.
+        ``limit``: at most so many. ``per_page`` makes no difference. InvalidInput says what is wrong with a condition, and where.
         """
         del per_page
-        marks = [tags] if isinstance(tags, str) else list(tags or ())
+        marks = [tags] if isinstance(tags, str) else list(arguments.names("tags", tags or ()))
+        parse_condition(
+            arguments.text("where", where)
+        )  # by itself, so that a parenthesis more cannot be a part of the rest
         # A tag has no quotes in it, so it stands for itself in a condition.
         conditions = [f"({where})"] if where.strip() else []
         conditions += [f'tag = "{check_tag(tag)}"' for tag in marks]
         query = Query(
-            artifact=check_name(name) if name is not None else None,
-            type=check_type(type_name) if type_name is not None else None,
-            alias=alias,
+            artifact=check_name(arguments.text("name", name)) if name is not None else None,
+            type=check_type(arguments.text("type_name", type_name)) if type_name is not None else None,
+            alias=arguments.text_or_none("alias", alias),
             where=" and ".join(conditions) if marks else where,
-            sort=(order,) if isinstance(order, str) else tuple(order or ()),
-            limit=limit,
+            sort=(order,) if isinstance(order, str) else arguments.names("order", order or ()),
+            limit=arguments.whole("limit", limit),
         )
         project = self._where
         return [Artifact._of(project, version) for version in project.repository.registry.find(query)]  # noqa: SLF001
 
     def artifact_exists(self, name: str, type: str | None = None) -> bool:  # noqa: A002 - as above
-        """Whether :meth:`artifact` would find a version."""
+        """Whether :meth:`artifact` would find a version, of that type."""
         try:
             self.artifact(name, type)
         except (NotFound, Conflict):
@@ -198,7 +208,7 @@ class Api:
         return _collection(self._in(address), address.name, type_name)
 
     def artifact_collection_exists(self, name: str, type: str | None = None) -> bool:  # noqa: A002 - as above
-        """Whether :meth:`artifact_collection` would find it."""
+        """Whether :meth:`artifact_collection` would find it, of that type."""
         try:
             self.artifact_collection(name, type_name=type)
         except (NotFound, Conflict):
@@ -208,9 +218,9 @@ class Api:
     # -- runs ------------------------------------------------------------------------------------------------------
 
     def run(self, id: str) -> RecordedRun:  # noqa: A002 - as users know it
-        """A Run. NotFound without it."""
+        """The Run with this id. NotFound without it."""
         where = self._where
-        record = where.repository.registry.run(id)
+        record = where.repository.registry.run(arguments.text("id", id))
         if record is None:
             raise NotFound(f"no run {id!r} in project {self.project!r}; runs() and `artifactfs runs` list them")
         return RecordedRun(where, record)
@@ -224,9 +234,18 @@ class Api:
         limit: int | None = None,
         offset: int = 0,
     ) -> list[RecordedRun]:
-        """Runs that match all that is given, the last started first."""
+        """Runs that match all that is given, the last started first: ``limit`` of them, after ``offset`` others.
+
+        ``state`` is ``running``, ``finished``, ``failed`` or ``crashed``; InvalidInput for another word.
+        """
         where = self._where
-        found = where.repository.registry.runs(job_type=job_type, state=state, name=name, limit=limit, offset=offset)
+        found = where.repository.registry.runs(
+            job_type=arguments.text_or_none("job_type", job_type),
+            state=arguments.text_or_none("state", state),
+            name=arguments.text_or_none("name", name),
+            limit=arguments.whole("limit", limit),
+            offset=arguments.whole("offset", offset) or 0,
+        )
         return [RecordedRun(where, record) for record in found]
 
     # -- within ----------------------------------------------------------------------------------------------------
@@ -249,7 +268,7 @@ class Api:
 
 
 def _address(name: str) -> Address:
-    address = parse_address(name)
+    address = parse_address(arguments.text("name", name))
     if address.path:
         raise InvalidInput(f"{name!r} names a path; look up the version, then get_path({address.path!r})")
     return address

@@ -24,11 +24,11 @@ from artifactfs.building import PYTHON, hash_source
 from artifactfs.draft import PART_SECONDS, Draft
 from artifactfs.errors import Conflict, InvalidInput, NotFound, translate_os
 from artifactfs.model.digest import format_digest
-from artifactfs.model.names import LATEST, check_alias, check_metadata, check_name, check_tag, check_type
+from artifactfs.model.names import LATEST, check_alias, check_name, check_tag, check_type
 from artifactfs.model.records import VersionRecord
 from artifactfs.model.tree import DirEntry, Entry, diff_trees
 from artifactfs.plan import Directory, Source
-from artifactfs.python import files
+from artifactfs.python import arguments, files
 from artifactfs.python.entries import Manifest, ManifestEntry
 from artifactfs.python.errors import ArtifactFinalizedError, ArtifactNotLoggedError, WaitTimeoutError
 from artifactfs.python.project import Project, activity, open_project
@@ -48,9 +48,11 @@ _MODES: Final = ("x", "w", "xt", "wt", "xb", "wb")
 
 
 class Artifact:
-    """A version to be: files, directories and references under a name, with a type.
+    """A version to be: files, directories and references under a name, with a type; and, once it is logged, that version.
 
-    ``incremental``: its contents go over those of `latest` when it is logged, instead of standing alone.
+    ``name``: letters, digits, ``_``, ``-`` and ``.``, at most 128. ``type``: a word such as ``dataset``, ``model`` or ``result``, the
+    same for all versions of a name. ``metadata``: a dict of what JSON holds, at most 100 keys at the top; NaN becomes null.
+    ``incremental``: its contents go over those of `latest` when it is logged, instead of standing alone. Raises InvalidInput.
     """
 
     def __init__(
@@ -62,13 +64,14 @@ class Artifact:
         incremental: bool = False,
     ) -> None:
         self._lock = RLock()
-        self._name = check_name(name)
-        self._type = check_type(type)
-        self._description = description
-        self._metadata = _metadata(metadata) if metadata is not None else None
+        self._name = check_name(arguments.text("name", name))
+        self._type = check_type(arguments.text("type", type))
+        self._description = arguments.text_or_none("description", description)
+        self._metadata = arguments.metadata(metadata) if metadata is not None else None
         self._draft: Draft | None = Draft(incremental=incremental, words=PYTHON)
         self._final = False
         self._waits: _Waits | None = None
+        self._refers: set[str] = set()  # locations of repositories whose artifacts it refers to
         self._spool: Spool | None = None
         self._project: Project | None = None
         self._version: VersionRecord | None = None
@@ -95,7 +98,7 @@ class Artifact:
 
     @property
     def type(self) -> str:
-        """``dataset``, ``model``, ``result`` or another word."""
+        """A word such as ``dataset``, ``model`` or ``result``."""
         return self._type
 
     @property
@@ -107,7 +110,7 @@ class Artifact:
 
     @property
     def id(self) -> str:
-        """A number that no other version of the repository ever has, as text."""
+        """A number as text, which no other version of the repository ever has."""
         return str(self._logged("id").id)
 
     @property
@@ -118,12 +121,12 @@ class Artifact:
 
     @property
     def qualified_name(self) -> str:
-        """``project/name:vN``."""
+        """``project/name:vN``: what :meth:`Api.artifact` finds it by."""
         return f"{self.project}/{self.name}"
 
     @property
     def version(self) -> str:
-        """``vN``."""
+        """``v0``, ``v1`` and so on."""
         return f"v{self._logged('version').number}"
 
     @property
@@ -133,7 +136,7 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """``blake3:…``: covers every path and content. Before it is logged, files are read for it."""
+        """``blake3:`` and 64 hexadecimal digits, which cover every path and content. Before it is logged, files are read for it."""
         if self._version is not None:
             return format_digest(self._version.digest)
         with self._lock:
@@ -141,12 +144,12 @@ class Artifact:
 
     @property
     def commit_hash(self) -> str:
-        """The digest that the version was committed with, as :attr:`digest`."""
+        """As :attr:`digest`, once it is logged."""
         return format_digest(self._logged("commit_hash").digest)
 
     @property
     def size(self) -> int:
-        """Bytes of all files and, as far as they are known, of references."""
+        """Bytes of all files and, as far as they are known, of what references name."""
         if self._version is not None:
             return self._version.size
         with self._lock:
@@ -154,7 +157,7 @@ class Artifact:
 
     @property
     def file_count(self) -> int:
-        """Files, symlinks and references."""
+        """How many files, symlinks and references it has."""
         if self._version is not None:
             return self._version.files
         with self._lock:
@@ -162,17 +165,17 @@ class Artifact:
 
     @property
     def created_at(self) -> str:
-        """When it was logged, in ISO 8601 (UTC)."""
+        """When it was logged: UTC in ISO 8601, to the second, as ``2026-01-31T12:00:00Z``."""
         return instant(self._logged("created_at").created)
 
     @property
     def updated_at(self) -> str:
-        """When description, metadata or tags were last changed, or else when it was logged, in ISO 8601 (UTC)."""
+        """When description, metadata or tags were last changed, or else when it was logged; written likewise."""
         version = self._logged("updated_at")
         return instant(version.updated or version.created)
 
     def json_encode(self) -> dict[str, Any]:
-        """What is known of a version, as values that JSON holds."""
+        """What is known of a version, as a dict that JSON holds: these attributes, and as ``run`` the id of the Run that made it."""
         version = self._logged("json_encode")
         return {
             "id": self.id,
@@ -202,43 +205,52 @@ class Artifact:
 
     @description.setter
     def description(self, text: str | None) -> None:
-        self._description = text or ""
+        self._description = arguments.text_or_none("description", text) or ""
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """A JSON object, which may be changed in place. Once logged, a change is written by :meth:`save`."""
+        """A dict of what JSON holds, which may be changed in place. Once logged, a change is written by :meth:`save`."""
         if self._metadata is None:
             self._metadata = {}
         return self._metadata
 
     @metadata.setter
     def metadata(self, values: Mapping[str, Any]) -> None:
-        self._metadata = _metadata(values)
+        self._metadata = arguments.metadata(values)
 
     @property
     def aliases(self) -> list[str]:
-        """Its aliases, sorted; a list to be changed in place, or replaced, and written by :meth:`save`."""
+        """The aliases of a version, sorted: a list to be changed in place, or replaced, and written by :meth:`save`.
+
+        An alias is a word of at most 128 characters, without ``/`` and ``:``, and not like ``v3``.
+        """
         self._logged("aliases")
         return self._aliases
 
     @aliases.setter
     def aliases(self, aliases: Sequence[str]) -> None:
         self._logged("aliases")
-        self._aliases = list(_names("aliases", aliases))
+        self._aliases = list(arguments.names("aliases", aliases))
 
     @property
     def tags(self) -> list[str]:
-        """Its tags, sorted; a list to be changed in place, or replaced, and written by :meth:`save`."""
+        """The tags of a version, sorted: a list to be changed in place, or replaced, and written by :meth:`save`.
+
+        A tag has letters, digits, ``_``, ``-`` and blanks between, at most 128.
+        """
         self._logged("tags")
         return self._tags
 
     @tags.setter
     def tags(self, tags: Sequence[str]) -> None:
         self._logged("tags")
-        self._tags = list(_names("tags", tags))
+        self._tags = list(arguments.names("tags", tags))
 
     def save(self, project: str | None = None) -> None:
         """Write what was edited: only what differs from what this object last saw, so that others' edits of the rest stay.
+
+        An alias that was added moves here from where it was. Raises InvalidInput (what is no alias or tag, or not JSON), NotFound
+        (the version was deleted), Conflict (`latest` cannot be removed).
 
         One that is not logged yet is logged: as an output of the active Run, or without one in the project that is given or
         configured; a draft of a version, in the version's.
@@ -262,8 +274,8 @@ class Artifact:
         if self._deleted:
             raise NotFound(f"{self.name} was deleted, so nothing of it can be saved")
         registry = self._where.repository.registry
-        aliases, tags = _names("aliases", self._aliases), _names("tags", self._tags)
-        metadata = _metadata(self.metadata)
+        aliases, tags = arguments.names("aliases", self._aliases), arguments.names("tags", self._tags)
+        metadata = arguments.metadata(self.metadata)
         more = [check_alias(alias) for alias in aliases if alias not in version.aliases]
         less = [alias for alias in version.aliases if alias not in aliases]
         described = self.description if self.description != version.description else None
@@ -300,7 +312,7 @@ class Artifact:
         _check_policy(policy)
         with self._lock:
             draft = self._changing()
-            source = Path(local_path)
+            source, name = arguments.path("local_path", local_path), arguments.text_or_none("name", name)
             if is_tmp:
                 name = _named_by_contents(source, name)
             path = draft.add_file(source, name, overwrite=overwrite)
@@ -320,12 +332,14 @@ class Artifact:
 
         Symlinks are kept; one that leads out of the artifact is refused, unless ``follow_links`` stores what they point to. ``merge``
         replaces files that are there with other contents. ``skip_cache`` and ``policy`` make no difference, as in :meth:`add_file`.
+        Raises NotFound, InvalidInput (names up to 20 files that cannot be stored, or are there with other contents).
         """
         del skip_cache
         _check_policy(policy)
         with self._lock:
+            source, below = arguments.path("local_path", local_path), arguments.text_or_none("name", name)
             self._changing().add_directory(
-                Path(local_path), (name or "").strip("/") or None, overwrite=merge, follow_links=follow_links
+                source, (below or "").strip("/") or None, overwrite=merge, follow_links=follow_links
             )
 
     def add_reference(
@@ -339,27 +353,36 @@ class Artifact:
     ) -> list[ManifestEntry]:
         """Add an outside URI, whose content stays there: what tells whether it changes is recorded. Returns the entries.
 
-        ``uri`` may be an entry of another artifact. A prefix or a directory becomes an entry for each object below it, at most
-        ``max_objects``. ``checksum`` False records the URI alone and asks nobody. Raises InvalidInput, NotFound, Access, Unavailable.
+        ``uri`` has the scheme ``s3``, ``gs``, ``az``, ``http``, ``https``, ``file`` or ``artifact``, or any other, of which the URI
+        alone is recorded; or it is an entry of another artifact. A prefix or a directory becomes an entry for each object below
+        ``name``, at most ``max_objects`` (default: 10,000,000). ``checksum`` False records the URI alone and asks nobody.
+        ``overwrite`` as in :meth:`add_file`. Raises InvalidInput, NotFound, Access, Unavailable.
         """
         with self._lock:
             draft = self._changing()
-            text = uri.ref_url() if isinstance(uri, ManifestEntry) else uri
-            where = None
-            if checksum and text.lower().startswith("artifact:"):
-                where = (uri._artifact._where if isinstance(uri, ManifestEntry) else self._usual()).repository  # noqa: SLF001
-            if isinstance(uri, ManifestEntry) and name is None:
-                name = uri.path.rpartition("/")[2]
-            if max_objects is not None and max_objects < 1:
-                raise InvalidInput(f"max_objects={max_objects} lets nothing be added; give 1 or more")
+            given, known = arguments.text_or_none("name", name), self._known()
+            if isinstance(uri, ManifestEntry):
+                text, given, known = uri.ref_url(), given or uri.path.rpartition("/")[2], uri._artifact._where  # noqa: SLF001
+            elif isinstance(uri, os.PathLike):
+                raise InvalidInput(
+                    f"uri={uri!r} is a path; a file is referred to by its URI, as Path.as_uri() gives it"
+                )
+            else:
+                text = arguments.text("uri", uri)
+                if checksum and text.lower().startswith("artifact:"):
+                    known = self._usual()
+            if arguments.whole("max_objects", max_objects) == 0:
+                raise InvalidInput("max_objects=0 lets nothing be added; give 1 or more")
             added = draft.add_reference(
                 text,
-                name.strip("/") if name else None,
+                given.strip("/") if given else None,
                 checksum=checksum,
                 limit=max_objects,
                 overwrite=overwrite,
-                repository=where,
+                repository=known.repository if known is not None else None,
             )
+            if known is not None and text.lower().startswith("artifact:"):
+                self._refers.add(known.location)
             return [ManifestEntry(self, path, entry) for path, entry in added]
 
     @overload
@@ -378,18 +401,19 @@ class Artifact:
         """A file to be written in a ``with`` block, and then part of the artifact; nothing is added when the block raises.
 
         ``mode`` ``x`` or ``xb`` is for a path that is not there yet, ``w`` or ``wb`` replaces one. Text is UTF-8 unless ``encoding``
-        says otherwise.
+        says otherwise. ``policy`` makes no difference. Raises InvalidInput.
         """
         _check_policy(policy)
         if mode not in _MODES:
             raise InvalidInput(f"new_file cannot open with mode={mode!r}; it takes {', '.join(_MODES)}")
+        arguments.entry_path("name", name)
+        arguments.encoding("encoding", encoding)
         with self._lock:
             draft = self._changing()
             if mode.startswith("x") and draft.find(name) is not None:
                 raise InvalidInput(f"{name} is in the artifact already; mode='w' replaces it")
             if self._spool is None:
-                active = activity()
-                known = self._project or (active.project if active is not None else None)
+                known = self._known()
                 settings = known.settings if known is not None else config.load()
                 self._spool = Spool(settings.cache_dir)
         return self._written(name, mode, encoding if "b" in mode else encoding or "utf-8", self._spool)
@@ -404,12 +428,12 @@ class Artifact:
 
     def remove(self, item: str | os.PathLike[str] | ManifestEntry) -> None:
         """Take a file, or a directory with all below it, out again. NotFound without it."""
-        path = item.path if isinstance(item, ManifestEntry) else os.fspath(item)
+        path = item.path if isinstance(item, ManifestEntry) else str(arguments.path("item", item))
         with self._lock:
             self._changing().remove(path.rstrip("/"))
 
     def finalize(self) -> None:
-        """Let contents not be changed any more. Idempotent."""
+        """Let contents not be changed any more: who tries gets ArtifactFinalizedError. Idempotent."""
         self._final = True
 
     def is_draft(self) -> bool:
@@ -431,11 +455,11 @@ class Artifact:
 
     @property
     def manifest(self) -> Manifest:
-        """All entries by path: a mapping that reads directories as it is asked."""
+        """All entries by path, read from the repository as they are asked for."""
         return Manifest(self)
 
     def get_entry(self, name: str) -> ManifestEntry:
-        """The entry of a path. NotFound without it."""
+        """The entry at a path, such as ``images/cat.png``. NotFound without it."""
         return self.manifest.entry(name)
 
     def get_path(self, name: str) -> ManifestEntry:
@@ -446,7 +470,7 @@ class Artifact:
         """All entries, or those of these paths. NotFound names one that is not there."""
         if names is None:
             return list(self.manifest.all())
-        return [self.manifest.entry(name) for name in _names("names", names)]
+        return [self.manifest.entry(name) for name in arguments.names("names", names)]
 
     # -- contents: once it is logged -------------------------------------------------------------------------------
 
@@ -461,7 +485,8 @@ class Artifact:
 
         Everything is compared with its digest, what comes and what is there. Other files there are left alone. ``path_prefix``: only
         paths that begin so. References come last; those that cannot be had are named by the error that is then raised (Unavailable),
-        unless ``allow_missing_references``; entries of unknown schemes are left out. ``skip_cache`` makes no difference.
+        unless ``allow_missing_references``; entries of unknown schemes are left out. ``skip_cache`` makes no difference. NotFound:
+        no path begins with the prefix. Conflict: something of another kind is in the way. Integrity: names damaged files.
         """
         del skip_cache
         version = self._logged("download")
@@ -470,20 +495,23 @@ class Artifact:
             self._where.repository,
             version,
             where,
-            path_prefix or "",
+            arguments.text_or_none("path_prefix", path_prefix) or "",
             allow_missing_references=allow_missing_references,
         )
         return where
 
     def checkout(self, root: str | os.PathLike[str] | None = None) -> Path:
-        """Make ``root`` (default: as :meth:`download`) equal to the version: what it does not have is deleted there."""
+        """Make ``root`` (default: as :meth:`download`) equal to the version, and return it: what the version does not have is deleted.
+
+        InvalidInput for the machine's root directory, Conflict for a directory with the repository in it; others as :meth:`download`.
+        """
         version = self._logged("checkout")
         where = self._root(root)
         files.checkout(self._where.repository, version, where)
         return where
 
     def verify(self, root: str | os.PathLike[str] | None = None) -> None:
-        """Compare ``root`` (default: as :meth:`download`) with the version. Integrity names every difference."""
+        """Compare ``root`` (default: as :meth:`download`) with the version. Integrity names every difference; NotFound without it."""
         version = self._logged("verify")
         files.verify(self._where.repository, version, self._root(root))
 
@@ -516,9 +544,9 @@ class Artifact:
         return [RecordedRun(self._where, runs[run]) for _, run in used if run in runs]
 
     def delete(self, delete_aliases: bool = False) -> None:
-        """Delete the version. Its number is never given again; what it held is kept until it is collected.
+        """Delete the version. Its number is never given again; `latest` moves to the highest one that is left.
 
-        Conflict names its aliases other than `latest`, unless ``delete_aliases``.
+        Conflict names its aliases other than `latest`, unless ``delete_aliases``. Contents that other versions share stay theirs.
         """
         version = self._logged("delete")
         self._where.repository.registry.delete(self._name, version.number, delete_aliases=delete_aliases)
@@ -549,16 +577,23 @@ class Artifact:
         draft: str | None = None,
     ) -> None:
         """Make it a version, or find the one that equals it. A version is logged again: `latest` and the aliases move to it."""
-        more = tuple(check_alias(alias) for alias in _names("aliases", aliases or ()))
-        marked = tuple(check_tag(tag) for tag in _names("tags", tags or ()))
+        more = tuple(check_alias(alias) for alias in arguments.names("aliases", aliases or ()))
+        marked = tuple(check_tag(tag) for tag in arguments.names("tags", tags or ()))
         with self._lock:
             repository = project.repository
+            self._refuse_elsewhere(project)
             building = self._draft
             if building is None:
                 version = self._logged("log_artifact")
                 building = Draft(self._where.repository, base=version.digest, words=PYTHON)
             if draft is not None:
-                for tree in repository.registry.parts(self._name, draft):
+                parts = repository.registry.parts(self._name, draft)
+                if not parts:  # nothing, or what this process alone holds, would become `latest`
+                    raise NotFound(
+                        f"{self._name} has no parts under distributed_id={draft!r}: upsert_artifact(…) adds them; they are gone "
+                        "once the version is made, and after a day"
+                    )
+                for tree in parts:
                     building.add_tree(tree, repository)
             description, metadata = self._description, self._metadata
             result = building.commit(
@@ -575,7 +610,7 @@ class Artifact:
             )
             self._become(project, result.version)
             stays = (description and description != result.version.description) or (
-                metadata and _metadata(metadata) != result.version.metadata
+                metadata and arguments.metadata(metadata) != result.version.metadata
             )
         if stays and not result.created and not find:
             warnings.warn(
@@ -584,10 +619,19 @@ class Artifact:
                 stacklevel=4,
             )
 
+    def _refuse_elsewhere(self, project: Project) -> None:
+        """A reference by ``artifact://`` is read in the repository that it is logged in, which must have what was meant."""
+        if elsewhere := sorted(self._refers - {project.location}):
+            raise InvalidInput(
+                f"{self._name} refers to an artifact of {elsewhere[0]}, which readers of {project.location} do not reach: "
+                "download that and add its files, or bring it there with `artifactfs copy`"
+            )
+
     def _add_part(self, project: Project, draft: str) -> None:
         """Store it as a part of a draft that somebody finishes."""
         with self._lock:
             building = self._changing()
+            self._refuse_elsewhere(project)
             tree = building.store_part(self._name, draft, project.repository)
             self._waits = _Waits(project, draft, tree)
             self._final = True
@@ -595,6 +639,7 @@ class Artifact:
     def _become(self, project: Project, version: VersionRecord) -> None:
         self._project = project
         self._draft = None
+        self._deleted = False
         if self._spool is not None:
             self._spool.close()
             self._spool = None
@@ -642,10 +687,14 @@ class Artifact:
         assert self._project is not None  # noqa: S101 - asked for of versions and their drafts alone
         return self._project
 
+    def _known(self) -> Project | None:
+        """Where it is, or will most likely be logged; None when that is not said yet."""
+        active = activity()
+        return self._project or (active.project if active is not None else None)
+
     def _usual(self) -> Project:
         """Where artifacts are looked up that are named before this one is logged."""
-        active = activity()
-        return self._project or (active.project if active is not None else open_project(create=False))
+        return self._known() or open_project(create=False)
 
     def _logged(self, what: str) -> VersionRecord:
         version = self._version
@@ -674,7 +723,7 @@ class Artifact:
         version = self._logged("directory")
         if root is None:
             root = f"{version.artifact}-v{version.number}"
-        return Path(root).absolute()
+        return arguments.path("root", root).absolute()
 
 
 class _Waits:
@@ -706,27 +755,6 @@ class _Waits:
         raise Conflict(
             f"no version of {name} has this part of the draft {self._draft!r}: it was too old, or its version was deleted"
         )
-
-
-def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(values, Mapping):
-        raise InvalidInput(f"metadata is a {_kind(values)}; give a dict of names and values that JSON holds")
-    return check_metadata(dict(values))
-
-
-def _names(argument: str, values: Iterable[str]) -> tuple[str, ...]:
-    """A list of names as it was given, each once. A text alone would be taken letter by letter."""
-    if isinstance(values, str):
-        raise InvalidInput(f"{argument}={values!r} is a text; give a list of them: {argument}=[{values!r}]")
-    found = tuple(dict.fromkeys(values))
-    for value in found:
-        if not isinstance(value, str):
-            raise InvalidInput(f"{argument} has {value!r} in it, a {_kind(value)}; give texts")
-    return found
-
-
-def _kind(value: object) -> str:
-    return value.__class__.__name__
 
 
 def _check_policy(policy: str | None) -> None:

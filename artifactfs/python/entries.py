@@ -15,6 +15,7 @@ from artifactfs.errors import InvalidInput, NotFound, translate_os
 from artifactfs.model.digest import format_digest
 from artifactfs.model.tree import DirEntry, Entry, FileEntry, LinkEntry, RefEntry
 from artifactfs.plan import Source
+from artifactfs.python import arguments
 
 if TYPE_CHECKING:
     from artifactfs.python.artifact import Artifact
@@ -29,13 +30,12 @@ _KINDS: Final[dict[type, Kind]] = {
 
 
 class ManifestEntry:
-    """A file, a symlink or a reference in an Artifact, at ``path``."""
+    """A file, a symlink or a reference in an Artifact. Nothing is read or fetched before its content is asked for."""
 
     def __init__(self, artifact: Artifact, path: str, entry: Source | Entry) -> None:
         self._artifact = artifact
         self._entry = entry
-        self.path: Final = path
-        """Its path inside the artifact."""
+        self._path = path
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.path} of {self._artifact.name}>"
@@ -47,8 +47,13 @@ class ManifestEntry:
         return hash((self.path, self._entry))
 
     @property
+    def path(self) -> str:
+        """Its path inside the artifact: relative, with ``/`` between its parts."""
+        return self._path
+
+    @property
     def kind(self) -> Kind:
-        """``file``, ``symlink`` or ``reference``."""
+        """What it is."""
         return _KINDS[type(self._entry)]
 
     @property
@@ -82,12 +87,12 @@ class ManifestEntry:
 
     @property
     def local_path(self) -> Path | None:
-        """The file on this machine that was added, until it is logged."""
+        """The file on this machine that was added; None once it is logged, and of anything else."""
         return Path(self._entry.path) if isinstance(self._entry, Source) else None
 
     @property
     def target(self) -> str | None:
-        """Where a symlink leads to, relative to its directory."""
+        """Where a symlink leads to, relative to its directory; None for anything else."""
         return self._entry.target if isinstance(self._entry, LinkEntry) else None
 
     @property
@@ -97,19 +102,19 @@ class ManifestEntry:
 
     @property
     def checksum(self) -> str | None:
-        """What was recorded of a reference, or the digest of a file that was logged."""
+        """The digest of a reference's content, where one was recorded, or that of a file that was logged: ``blake3:…``."""
         if isinstance(self._entry, FileEntry):
             return self.digest
         return self._entry.checksum if isinstance(self._entry, RefEntry) else None
 
     @property
     def etag(self) -> str | None:
-        """What was recorded of a reference."""
+        """The etag that was recorded of a reference; None when its source tells none."""
         return self._entry.etag if isinstance(self._entry, RefEntry) else None
 
     @property
     def version(self) -> str | None:
-        """The version of the source's object that a reference names, where its store keeps versions."""
+        """The version of the source's object that a reference names; None when its store keeps none."""
         return self._entry.version if isinstance(self._entry, RefEntry) else None
 
     def ref(self) -> str:
@@ -123,7 +128,7 @@ class ManifestEntry:
         return self.ref()
 
     def ref_url(self) -> str:
-        """The URI by which another artifact can refer to this entry: ``artifact://project/name:v3/path``. Once it is logged."""
+        """The URI by which another artifact can refer to this entry once it is logged: ``artifact://project/name:v3/path``."""
         return f"artifact://{self._artifact.qualified_name}/{self.path}"
 
     def download(self, root: str | os.PathLike[str] | None = None, *, skip_cache: bool = False) -> Path:
@@ -136,7 +141,7 @@ class ManifestEntry:
 
 
 class Manifest(Mapping[str, ManifestEntry]):
-    """All entries of an Artifact by path, in order of path within each directory."""
+    """All entries of an Artifact by path: a mapping, in order of path within each directory. KeyError for a path that is not there."""
 
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
@@ -145,7 +150,7 @@ class Manifest(Mapping[str, ManifestEntry]):
         return f"<manifest of {self._artifact.name}, {len(self)} entries>"
 
     def __getitem__(self, path: str) -> ManifestEntry:
-        entry = self._artifact._find(path)  # noqa: SLF001 - the artifact's other half
+        entry = self._artifact._find(path) if isinstance(path, str) else None  # noqa: SLF001 - the artifact's other half
         if entry is None or isinstance(entry, DirEntry):
             raise KeyError(path)
         return ManifestEntry(self._artifact, path, entry)
@@ -159,17 +164,17 @@ class Manifest(Mapping[str, ManifestEntry]):
 
     @property
     def entries(self) -> Manifest:
-        """Itself: where users of other interfaces look for the mapping."""
+        """The manifest itself: users of other interfaces look for the mapping here."""
         return self
 
     def all(self) -> Iterator[ManifestEntry]:
-        """All entries, without looking each up by its path."""
+        """All entries in order, without looking each up by its path."""
         for path, entry in self._artifact._walk():  # noqa: SLF001 - as above
             yield ManifestEntry(self._artifact, path, entry)
 
     def entry(self, path: str) -> ManifestEntry:
-        """The entry of a path. NotFound says what to do."""
+        """The entry at a path, as :meth:`Artifact.get_entry`: NotFound, not KeyError, without it."""
         try:
-            return self[path]
+            return self[arguments.text("name", path)]
         except KeyError:
             raise NotFound(f"{self._artifact.name} has no {path!r}; its manifest lists the paths that it has") from None

@@ -6,11 +6,11 @@ from artifactfs.errors import Conflict, Unavailable
 
 
 class ArtifactNotLoggedError(Conflict):
-    """What was asked for exists once the Artifact is logged."""
+    """What was asked for exists only once the Artifact is logged."""
 
 
 class ArtifactFinalizedError(Conflict):
-    """The contents of an Artifact that was logged or finalized were to be changed."""
+    """The contents of an Artifact were to be changed that was logged or finalized."""
 
 
 class WaitTimeoutError(Unavailable):

@@ -14,7 +14,7 @@ from artifactfs.python.project import Project
 
 
 class RecordedRun:
-    """A Run as it was when it was looked up: a process, with a job type, that used and logged versions."""
+    """A Run as it was when it was looked up: a process, or a command with all that it starts, that used and logged versions."""
 
     def __init__(self, project: Project, record: RunRecord) -> None:
         self._where = project
@@ -25,7 +25,7 @@ class RecordedRun:
 
     @property
     def id(self) -> str:
-        """What no other Run of the project has."""
+        """What no other Run of the project has: 1 to 64 letters, digits, ``_`` and ``-``."""
         return self._record.id
 
     @property
@@ -45,17 +45,17 @@ class RecordedRun:
 
     @property
     def state(self) -> str:
-        """``running``, ``finished``, ``failed`` or ``crashed``."""
+        """``running``, ``finished``, ``failed`` or ``crashed`` (it was not heard of for two minutes, and did not end)."""
         return self._record.state
 
     @property
     def config(self) -> Any:
-        """Its configuration: a dict."""
+        """Its configuration, a dict."""
         return self._record.config
 
     @property
     def host(self) -> str:
-        """The machine that it runs on."""
+        """The name of the machine that it was started on."""
         return self._record.host
 
     @property
@@ -65,22 +65,22 @@ class RecordedRun:
 
     @property
     def commit_hash(self) -> str:
-        """The git commit of the program, ``+`` behind it when files differed from it; empty when git did not know."""
+        """The git commit of the working directory, ``+`` behind it when files differed from it; empty when git did not know."""
         return self._record.commit_hash
 
     @property
     def exit_status(self) -> int | None:
-        """Of the command, where that is known; negative: the signal that ended it."""
+        """What it ended with, where that is known; negative: the signal that ended it."""
         return self._record.exit_status
 
     @property
     def started_at(self) -> str:
-        """In ISO 8601 (UTC)."""
+        """When it was started: UTC in ISO 8601, to the second, as ``2026-01-31T12:00:00Z``."""
         return instant(self._record.started)
 
     @property
     def ended_at(self) -> str | None:
-        """In ISO 8601 (UTC); of a crashed Run, when it was last heard of; None while it runs."""
+        """When it ended, likewise; of a crashed Run, when it was last heard of; None while it runs."""
         return instant(self._record.ended) if self._record.ended is not None else None
 
     def logged_artifacts(self) -> list[Artifact]:

@@ -7,16 +7,19 @@ A process that ``artifactfs run`` started is in a Run already: ``init()`` joins 
 who started it; configuration is added.
 
 A Run ends with its ``with`` block, with :meth:`Run.finish`, or with the process: failed when an exception, or an exit status other
-than 0, ends that. A process that is killed leaves a Run that reads as crashed two minutes later. Any thread may use a Run; a forked
-child may log and use artifacts with its parent's, but not end it.
+than 0, ends that. (``sys.exit`` and ``exit()`` are seen; a bare ``raise SystemExit(3)`` is in a block only.) A process that is killed
+leaves a Run that reads as crashed two minutes later. Any thread may use a Run; a forked child may log and use artifacts with its
+parent's, but not end it.
 """
 
 from __future__ import annotations
 
 import argparse
 import atexit
+import builtins
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
@@ -30,6 +33,7 @@ from artifactfs.ancestry import run_of
 from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput, NotFound
 from artifactfs.model.lineage import RUNNING, RunRecord
 from artifactfs.model.names import check_config, check_run, parse_address, suggest_name
+from artifactfs.python import arguments
 from artifactfs.python.artifact import Artifact
 from artifactfs.python.project import Activity, Project, open_project, set_activity
 from artifactfs.python.recorded import RecordedRun
@@ -43,11 +47,16 @@ _active: Run | None = None
 
 
 class Config(MutableMapping[str, Any]):
-    """A Run's configuration: ``config["lr"]`` or ``config.lr``. What is set is written at once; changes within a value, at the end."""
+    """A Run's configuration: a mapping of names to values that JSON holds, as ``config["rate"]`` or ``config.rate``.
+
+    What is set is written at once; changes within a value, such as a list that is appended to, when the Run ends. InvalidInput for
+    what JSON cannot hold, Conflict once the Run has ended.
+    """
 
     def __init__(self, values: dict[str, Any], write: Callable[[dict[str, Any]], None]) -> None:
         self.__dict__["_values"] = values
         self.__dict__["_write"] = write
+        self.__dict__["_lock"] = RLock()  # what one thread sets is not lost by what another one does
 
     def __repr__(self) -> str:
         return repr(self.__dict__["_values"])
@@ -65,9 +74,10 @@ class Config(MutableMapping[str, Any]):
         self.update({key: value})
 
     def __delitem__(self, key: str) -> None:
-        values = dict(self.__dict__["_values"])
-        del values[key]
-        self.__dict__["_write"](values)
+        with self.__dict__["_lock"]:
+            values = dict(self.__dict__["_values"])
+            del values[key]
+            self.__dict__["_write"](values)
 
     def __getattr__(self, key: str) -> Any:
         try:
@@ -83,23 +93,29 @@ class Config(MutableMapping[str, Any]):
         del self[key]
 
     def update(self, values: Any = (), /, **more: Any) -> None:
-        """Set several values at once. ``values`` may be an ``argparse.Namespace``. InvalidInput for what JSON cannot hold."""
-        self.__dict__["_write"]({**self.__dict__["_values"], **_mapping(values), **more})
+        """Set several values at once, from a mapping, an ``argparse.Namespace``, or keywords."""
+        given = {**_mapping(values), **more}
+        with self.__dict__["_lock"]:
+            self.__dict__["_write"]({**self.__dict__["_values"], **given})
 
     def as_dict(self) -> dict[str, Any]:
-        """The values, in a dict of its own."""
+        """The values, in a new dict."""
         return dict(self.__dict__["_values"])
 
 
 class Run(RecordedRun):
-    """The active Run. Made by :func:`init`; a context manager."""
+    """The active Run: what this process uses and logs, from :func:`init` to its end.
+
+    A ``with`` block ends it: failed when an exception leaves the block. Once it has ended, nothing can be recorded (Conflict).
+    """
 
     def __init__(self, project: Project, record: RunRecord, life: RunLife | None) -> None:
         super().__init__(project, record)
         self._life = life  # None: joined
         self._process = os.getpid()
         self._ended: RunRecord | None = None
-        self._saved = dict(record.config)
+        self._leaving: tuple[int | None, bool] = None, False  # the exit code that it is to end with, once it is
+        self._saved = check_config(record.config)  # a copy, whose values are not those that may be changed in place
         self._config = Config(dict(record.config), self._write_config)
 
     @property
@@ -109,7 +125,7 @@ class Run(RecordedRun):
 
     @property
     def config(self) -> Config:
-        """Its configuration."""
+        """Its configuration, to be read and changed."""
         return self._config
 
     @property
@@ -130,8 +146,9 @@ class Run(RecordedRun):
         """Store an Artifact as the next version, or find the one with the same contents, and record it as an output; returns it.
 
         `latest` moves to it, and ``aliases``. A path or URI may be given instead: a file, a directory's contents or a reference, under
-        ``name`` (default: made of the Run's id and the base name) with ``type`` (default: unspecified). Nothing is visible before all
-        is stored. Raises InvalidInput, NotFound, Conflict (the name has another type), and as the repository does.
+        ``name`` (default: ``run-ID-BASENAME``, with the Run's id) with ``type`` (default: ``unspecified``). Nothing is visible before
+        all is stored. Raises NotFound, InvalidInput (what cannot be stored; a file that changed after it was added), Conflict (the
+        name has another type).
         """
         artifact = self._prepare(artifact_or_path, name, type)
         artifact._commit(self._open("log_artifact"), run=self.id, aliases=aliases, tags=tags)  # noqa: SLF001 - one package
@@ -140,7 +157,7 @@ class Run(RecordedRun):
     def log_model(
         self, path: str | os.PathLike[str], name: str | None = None, aliases: Sequence[str] | None = None
     ) -> Artifact:
-        """As :meth:`log_artifact`, with the type ``model``."""
+        """Log a file or directory, as :meth:`log_artifact`, with the type ``model``."""
         return self.log_artifact(path, name, "model", aliases)
 
     def upsert_artifact(
@@ -171,7 +188,8 @@ class Run(RecordedRun):
     ) -> Artifact:
         """Make a version of all parts, and of what this Artifact holds itself, and record it as an output; returns it.
 
-        Call it once, when all parts were added. Conflict names paths that parts have with different contents.
+        Call it once, when all parts were added. Conflict names paths that parts have with different contents; NotFound says that there
+        are no parts, as when it was called before.
         """
         artifact = self._prepare(artifact_or_path, name, type)
         project = self._open("finish_artifact")
@@ -208,32 +226,49 @@ class Run(RecordedRun):
             artifact = Artifact._of(project, project.repository.resolve(address))  # noqa: SLF001 - one package
             _check_type(artifact, type)
         else:
-            raise InvalidInput(f"use_artifact takes a name or an Artifact, not a {artifact_or_name.__class__.__name__}")
+            raise InvalidInput(
+                f"use_artifact takes a name or an Artifact; this is a {artifact_or_name.__class__.__name__}"
+            )
         project.repository.registry.add_inputs(self.id, [int(artifact.id)])
         return artifact
 
     def use_model(self, name: str) -> Path:
-        """Use a version of type ``model`` and download it; returns its file, when it is one, or its directory."""
+        """Use a version of type ``model`` and download it to ``./NAME-vN``; returns its file, when it is one, or that directory."""
         artifact = self.use_artifact(name, type="model")
         return artifact.file() if artifact.file_count == 1 else artifact.download()
 
     # -- life ------------------------------------------------------------------------------------------------------
 
     def finish(self, exit_code: int | None = None) -> None:
-        """End the Run: finished, or failed when ``exit_code`` is not 0. One that was joined does not end. Idempotent."""
+        """End the Run: finished, or failed when ``exit_code`` is neither None nor 0. One that was joined goes on. Idempotent."""
+        arguments.whole("exit_code", exit_code, least=-(2**31))
         if self._ended is not None or os.getpid() != self._process:
             return
+        self._leaving = exit_code, True
+        unsaid = None
+        try:
+            if dict(self._config) != self._saved:
+                self._write_config(self._config.as_dict())
+        except InvalidInput as error:
+            unsaid = error  # what cannot be written is no reason to go on for ever
+        registry = self._where.repository.registry
+        ended = self._life.end(exit_status=exit_code) if self._life is not None else None
+        self._ended = ended or registry.run(self.id) or self._record
         with _lock:
             global _active  # noqa: PLW0603 - one Run is active in a process
             if _active is self:
                 _active = None
                 set_activity(None)
-        if dict(self._config) != self._saved:
-            self._write_config(self._config.as_dict())
-        registry = self._where.repository.registry
+        if unsaid is not None:
+            raise InvalidInput(
+                f"the run {self.name} has ended with its configuration as last written: {unsaid}"
+            ) from unsaid
+
+    def _abandon(self) -> None:
+        """Have no more to do with it: it reads as crashed when its time is over."""
+        self._ended = self._record
         if self._life is not None:
-            self._ended = self._life.end(exit_status=exit_code)
-        self._ended = self._ended or registry.run(self.id) or self._record
+            self._life.abandon()
 
     def __enter__(self) -> Self:
         return self
@@ -263,8 +298,8 @@ class Run(RecordedRun):
             _check_type(given, kind)
             return given
         if not isinstance(given, str | os.PathLike):
-            raise InvalidInput(f"an Artifact, a path or a URI is logged, not a {given.__class__.__name__}")
-        text = os.fspath(given)
+            raise InvalidInput(f"an Artifact, a path or a URI is logged; this is a {given.__class__.__name__}")
+        text = given if isinstance(given, str) and "://" in given else str(arguments.path("artifact_or_path", given))
         last = text.rstrip("/").rpartition("/")[2]
         artifact = Artifact(name or f"run-{self.id}-{suggest_name(last) or 'files'}"[:128], kind or UNSPECIFIED)
         if "://" in text:
@@ -280,15 +315,14 @@ class Run(RecordedRun):
         if self._ended is not None:
             raise Conflict(f"the run {self.name} has ended, so its configuration stays as it is")
         registry = self._where.repository.registry
-        if self._life is None:
-            # Others of the same Run may have written theirs.
-            found = registry.run(self.id)
-            gone = self._saved.keys() - checked.keys()
-            mine = {key: value for key, value in checked.items() if self._saved.get(key, _ABSENT) != value}
-            checked = {
-                **{key: value for key, value in (found.config if found else {}).items() if key not in gone},
-                **mine,
-            }
+        # Others of the same Run may have written theirs: those who joined it, and forked children.
+        found = registry.run(self.id)
+        gone = self._saved.keys() - checked.keys()
+        mine = {key: value for key, value in checked.items() if self._saved.get(key, _ABSENT) != value}
+        checked = {
+            **{key: value for key, value in (found.config if found else {}).items() if key not in gone},
+            **mine,
+        }
         registry.update_run(self.id, config=checked)
         self._saved = check_config(checked)
         held = self._config.__dict__["_values"]
@@ -305,28 +339,45 @@ def init(
     name: str | None = None,
     config: Any = None,
     *,
-    repository: str | None = None,
+    repository: str | os.PathLike[str] | None = None,
     id: str | None = None,  # noqa: A002 - as users know it
 ) -> Run:
-    """Begin a Run, or take up the one with this ``id`` again; see the module on a second call and on joining.
+    """Begin a Run, or take up the one with this ``id`` again.
 
-    ``repository`` (a directory, or the URL of a server) and ``project`` are as on the command line: from the environment or the
-    configuration file, unless given. ``job_type`` names the step of a pipeline, ``config`` holds the values it works with: a mapping
-    or an ``argparse.Namespace``. Raises InvalidInput, and as the repository does.
+    ``job_type`` names the step of a pipeline, ``config`` holds the values that it works with: a mapping or an ``argparse.Namespace``.
+    ``name`` is for people (default: made of job type and id), ``id`` 1 to 64 letters, digits, ``_`` and ``-`` (default: 16 random
+    digits). ``repository`` is a directory, which is made when it is not there, or the URL of a server.
+
+    While a Run is active, it is returned if what is given agrees with it, and ``config`` is added to its own; otherwise it is
+    finished, and a new one begins. In a process that ``artifactfs run`` started, that Run is joined: its name, job type and end are
+    the business of who started it.
+
+    A Run ends with its ``with`` block, with :meth:`Run.finish`, or with the process: as failed when that ends by an exception or by
+    ``sys.exit`` with another status than 0. One whose process is killed reads as crashed two minutes later.
     """
     global _active  # noqa: PLW0603 - one Run is active in a process
     values = check_config(_mapping(config if config is not None else {}))
     if id is not None:
-        check_run(id)
-    where = open_project(repository, project, create=True)
+        check_run(arguments.text("id", id))
+    for argument, value in (("project", project), ("job_type", job_type), ("name", name)):
+        arguments.text_or_none(argument, value)
+    where = open_project(arguments.location("repository", repository), project, create=True)
     with _lock:
         active = _active
         if active is not None and active._process == os.getpid():  # noqa: SLF001 - another of this class
-            if active._where is where and _agrees(active, job_type, name, id):  # noqa: SLF001 - as above
+            code, leaving = active._leaving  # noqa: SLF001 - as above
+            if not leaving and active._where is where and _agrees(active, job_type, name, id):  # noqa: SLF001 - as above
                 if values:
                     active.config.update(values)
                 return active
-            active.finish()
+            try:
+                active.finish(code)
+            except ArtifactFSError as failure:
+                if not leaving:
+                    raise
+                # It was tried before, and said. Another Run need not wait for a server that may never come back.
+                active._abandon()  # noqa: SLF001 - as above
+                warnings.warn(f"the end of the run {active.name} could not be recorded: {failure}", stacklevel=2)
         run = _joined(where, id) or _started(where, job_type, name, id, values)
         if run.joined and values:
             run.config.update(values)
@@ -337,7 +388,7 @@ def init(
 
 
 def finish(exit_code: int | None = None) -> None:
-    """End the active Run, as :meth:`Run.finish`; nothing happens when there is none."""
+    """End the active Run, as :meth:`Run.finish` does; nothing happens when there is none."""
     if _active is not None:
         _active.finish(exit_code)
 
@@ -353,7 +404,14 @@ def _joined(where: Project, identity: str | None) -> Run | None:
     if around is None or (identity is not None and identity != around):
         return None
     record = where.repository.registry.run(around)
-    return Run(where, record, None) if record is not None else None
+    if record is None:
+        warnings.warn(
+            f"this process was started in the run {around}, which is not of the project {where.name!r} "
+            f"of {where.repository.location}; it has a run of its own",
+            stacklevel=3,
+        )
+        return None
+    return Run(where, record, None)
 
 
 def _started(
@@ -398,12 +456,24 @@ def _watch() -> None:
         _Ending.status = 1
         excepthook(kind, error, traceback)
 
+    def note(status: Any) -> None:
+        if threading.current_thread() is threading.main_thread():  # of another thread it is the end of that alone
+            _Ending.status = _status_of(SystemExit(status))
+
     def on_exit(status: Any = None, /) -> None:
-        _Ending.status = _status_of(SystemExit(status))
+        note(status)
         leave(status)
+
+    def on_quit(quitter: Any, code: Any = None) -> None:
+        note(code)
+        call(quitter, code)
 
     sys.excepthook = on_exception
     sys.exit = on_exit  # type: ignore[assignment] # an exit status is told nowhere else
+    quitter: Any = type(getattr(builtins, "exit", None))
+    if quitter.__module__ == "_sitebuiltins":  # exit() and quit(), as Python's own site module has them
+        call = quitter.__call__
+        quitter.__call__ = on_quit
     atexit.register(_end)
 
 
@@ -412,7 +482,8 @@ def _end() -> None:
         return
     with suppress(NotFound):
         try:
-            _active.finish(_Ending.status)
+            code, leaving = _active._leaving  # noqa: SLF001 - of this module
+            _active.finish(code if leaving else _Ending.status)
         except ArtifactFSError as failure:
             warnings.warn(f"the end of the run {_active.name} could not be recorded: {failure}", stacklevel=1)
 
@@ -445,6 +516,6 @@ def _check_type(artifact: Artifact, wanted: str | None) -> None:
 
 
 def _distributed(given: str | None) -> str:
-    if not given:
+    if not given or not isinstance(given, str):
         raise InvalidInput("distributed_id is missing: give a text that all processes which fill this version share")
     return given

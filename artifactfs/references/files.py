@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import stat
+import weakref
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -69,23 +69,28 @@ class _Opened:
         self._path = path
         self.begin = begin
         self._at = begin
-        _status(path)  # a FIFO would wait to be written to
         try:
-            self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - closed by close()
+            # A FIFO that took the file's place, or a file of the kernel's that has nothing to say yet, would be waited for.
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError as error:
             raise translate_os(error, f"cannot read {uri_of(path)}") from error
-        self.facts = _facts(os.fstat(self._file.fileno()))
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+        try:
+            self.facts = _facts(_checked(os.fstat(self._descriptor), path))
+        except InvalidInput:
+            self.close()
+            raise
 
     def read(self, length: int) -> bytes:
         try:
-            data = os.pread(self._file.fileno(), length, self._at)
+            data = os.pread(self._descriptor, length, self._at)
         except OSError as error:
             raise translate_os(error, f"cannot read {uri_of(self._path)}") from error
         self._at += len(data)
         return data
 
     def close(self) -> None:
-        self._file.close()
+        self._close()
 
 
 def path_of(uri: str) -> str:
@@ -110,6 +115,10 @@ def _status(path: str) -> os.stat_result:
         status = os.stat(path)  # noqa: PTH116 - text, as it came from the URI
     except OSError as error:
         raise translate_os(error, f"cannot read {uri_of(path)}") from error
+    return _checked(status, path)
+
+
+def _checked(status: os.stat_result, path: str) -> os.stat_result:
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise InvalidInput(f"{uri_of(path)} is neither a file nor a directory; only these can be referred to")
     return status

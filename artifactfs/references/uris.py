@@ -17,6 +17,8 @@ from artifactfs.references.contract import MAX_URI
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _WEB: Final = frozenset({"http", "https"})
+_NO_QUERY: Final = frozenset({"file", "artifact"})
+"""Schemes in which a question mark is a part of a name."""
 _SIGNATURES: Final = frozenset({"x-amz-signature", "x-amz-security-token", "x-goog-signature", "signature", "sig"})
 """Keys of a query that carry the right to read: of S3, Google Cloud Storage and Azure."""
 
@@ -41,6 +43,13 @@ def check_uri(uri: str) -> str:
         raise InvalidInput(
             f"a reference's {scheme} URI holds a user name or password, which every reader would see: leave it out{hint}"
         )
+    if scheme not in _NO_QUERY:
+        keys = {key.lower() for key, _ in parse_qsl(uri.partition("?")[2].partition("#")[0], keep_blank_values=True)}
+        if secret := sorted(keys & _SIGNATURES):
+            raise InvalidInput(
+                f"the reference's URI is signed ({secret[0]}=…), so every reader would see the right to read, until it ends: "
+                "give the object's own URI, for example s3://bucket/key"
+            )
     if any(not c.isprintable() for c in uri) or (scheme in _WEB and " " in uri):
         raise InvalidInput(f"not a URI: {shown} holds blanks or control characters; write them as %20 and the like")
     if len(uri.encode("utf-8", "surrogateescape")) > MAX_URI:
@@ -53,12 +62,6 @@ def check_uri(uri: str) -> str:
             raise InvalidInput(f"not a URI: {shown}: {error}") from error
         if not host:
             raise InvalidInput(f"not a URI: {shown} names no host; it looks like https://host/file")
-        keys = {key.lower() for key, _ in parse_qsl(parts.query, keep_blank_values=True)}
-        if secret := sorted(keys & _SIGNATURES):
-            raise InvalidInput(
-                f"the reference's URI is signed ({secret[0]}=…), so every reader would see the right to read, until it ends: "
-                "give the object's own URI, for example s3://bucket/key"
-            )
     return uri
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from artifactfs.errors import Conflict, InvalidInput
 from artifactfs.model.names import DEFAULT_TYPE, LATEST, check_name, check_run, check_type
 from artifactfs.model.records import CommitRequest, CommitResult, VersionRecord
-from artifactfs.registry import facts
+from artifactfs.registry import drafts, facts
 from artifactfs.registry.checks import (
     LARGEST,
     check_aliases,
@@ -29,7 +29,6 @@ from artifactfs.registry.checks import (
     check_tags,
     check_token,
 )
-from artifactfs.registry.drafts import DRAFT, forget_parts
 from artifactfs.registry.edits import LOCK_ARTIFACT, add_tags, lock_artifact, point, require_version
 from artifactfs.registry.runs import add_links, require_run
 from artifactfs.registry.schema import artifact, commit_made, run_input, run_output, version
@@ -61,7 +60,7 @@ def check_request(request: CommitRequest) -> CommitRequest:
     if request.run is not None:
         check_run(request.run)
     if request.draft is not None:
-        check_token(request.draft, DRAFT)
+        check_token(request.draft, drafts.DRAFT)
     return msgspec.structs.replace(
         request,
         aliases=check_aliases(request.aliases),
@@ -115,7 +114,8 @@ def commit(
         links = run_input if request.find else run_output
         add_links(connection, database, links, project, request.run, [identity], now=now)
     if request.draft is not None:
-        forget_parts(connection, project, name, request.draft)
+        made = existing is None
+        drafts.finish(connection, database, project, name, request.draft, artifact=of, version=identity, created=made)
     connection.execute(
         insert(commit_made),
         {"artifact": of, "commit_id": request.commit_id, "version": identity, "created": existing is None},

@@ -133,7 +133,7 @@ class Registry(Protocol):
     def add_part(self, name: str, draft: str, digest: bytes, *, session: int) -> None:
         """Record a tree as a part of a draft of an artifact; ``session`` protects what it holds. Idempotent.
 
-        Parts go with the commit that names the draft, or with their session.
+        Conflict once the draft was committed. Parts go with the commit that names the draft, or with their session.
         """
 
     def parts(self, name: str, draft: str) -> list[bytes]:

@@ -3,16 +3,19 @@
 Used by :mod:`artifactfs.registry.sql` and the commit. Functions on the caller's transaction; safe from any thread.
 
 A part lives as long as the session it was added under, since what it holds may be collected after. A draft has no row of its
-own: it is what its parts say, of an artifact that need not be there yet.
+own: it is what its parts say, of an artifact that need not be there yet. One that was committed is remembered as a commit of its own
+(table commit_made), so that who comes late does not begin another one of the same name.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from blake3 import blake3
 from sqlalchemy import Connection, bindparam, delete, select
 
-from artifactfs.registry.schema import draft_part, session
+from artifactfs.errors import Conflict
+from artifactfs.registry.schema import artifact, commit_made, draft_part, session, version
 from artifactfs.registry.sqlite import SQLiteDatabase
 
 DRAFT: Final = "the id of a draft"
@@ -31,6 +34,16 @@ _PARTS: Final = (
     .order_by(draft_part.c.digest)
 )
 _FORGET: Final = delete(draft_part).where(_OF_DRAFT)
+_FINISHED: Final = (
+    select(version.c.number)
+    .join_from(commit_made, version, version.c.id == commit_made.c.version)
+    .join(artifact, artifact.c.id == commit_made.c.artifact)
+    .where(
+        artifact.c.project == bindparam("of"),
+        artifact.c.name == bindparam("name"),
+        commit_made.c.commit_id == bindparam("commit_id"),
+    )
+)
 
 
 def add_part(
@@ -43,7 +56,16 @@ def add_part(
     *,
     session: int,
 ) -> None:
-    """Record a part under a session that the caller has checked. Nothing happens when it is there."""
+    """Record a part under a session that the caller has checked. Nothing happens when it is there.
+
+    Conflict when the draft was committed.
+    """
+    finished = connection.execute(_FINISHED, {"of": project, "name": name, "commit_id": _commit_id(draft)}).scalar()
+    if finished is not None:
+        raise Conflict(
+            f"the draft {draft!r} of {name} was finished as {name}:v{finished} and takes no more parts; "
+            "give the next one another id"
+        )
     database.insert_absent(connection, draft_part, _COLUMNS, [(project, name, draft, digest, session)])
 
 
@@ -53,6 +75,23 @@ def parts(connection: Connection, project: int, name: str, draft: str, *, now: i
     return list(rows.scalars())
 
 
-def forget_parts(connection: Connection, project: int, name: str, draft: str) -> None:
-    """Remove all parts of a draft; nothing happens when it has none."""
+def finish(
+    connection: Connection,
+    database: SQLiteDatabase,
+    project: int,
+    name: str,
+    draft: str,
+    *,
+    artifact: int,
+    version: int,
+    created: bool,
+) -> None:
+    """Remove all parts of a draft, and remember which version they became."""
     connection.execute(_FORGET, {"of": project, "name": name, "called": draft})
+    row = (artifact, _commit_id(draft), version, created)
+    database.insert_absent(connection, commit_made, ("artifact", "commit_id", "version", "created"), [row])
+
+
+def _commit_id(draft: str) -> str:
+    """What a draft's commit is remembered by: no client makes such ids, and it is never longer than 128 characters."""
+    return f"draft {blake3(draft.encode()).hexdigest()}"

@@ -2,8 +2,8 @@
 
 Used by :mod:`artifactfs.registry.sql`, which knows the tables' meaning but no SQLite. Safe from any thread: readers draw
 connections from a bounded pool, writers of this process queue on one lock (16 writers that leave the queueing to
-SQLite's busy handler starved each other for up to 1.2 s), and those of other processes on SQLite's own. Not to be
-carried across a fork: open it after.
+SQLite's busy handler starved each other for up to 1.2 s), and those of other processes on SQLite's own. At a fork
+nothing is open (:mod:`artifactfs.registry.forks`).
 
 Durability. The commit of a transaction at synchronous=FULL syncs the log before it becomes visible. One at NORMAL is
 visible and atomic at once, and not synced. It lies in the log *before* every later commit, whose sync covers the whole
@@ -33,6 +33,7 @@ from sqlalchemy.pool import QueuePool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from artifactfs.errors import Access, ArtifactFSError, Format, Integrity, NoSpace, NotFound, Unavailable, translate_os
+from artifactfs.registry.forks import Gate
 from artifactfs.registry.migration import OLDEST, migrate
 from artifactfs.registry.netfs import refuse_network_filesystem
 from artifactfs.registry.schema import FORMAT, FORMAT_KEY, TABLES
@@ -79,6 +80,12 @@ class SQLiteDatabase:
         self._seconds = seconds
         self._closed = False
         refuse_network_filesystem(self.path, what="the registry")
+        self._gate = Gate(seconds=seconds)
+        with self._gate:
+            self._open(create=create)
+        self._gate.closes(self._let_go)
+
+    def _open(self, *, create: bool) -> None:
         if create and not self.path.exists():
             self._create()
         if not self.path.is_file():
@@ -86,12 +93,11 @@ class SQLiteDatabase:
         self._file = _identity(self.path)
         # A connection of its own for `revision`, below SQLAlchemy and never writing.
         self._watch_lock = threading.Lock()
-        with self._translated():
-            self._watch = self._connect()
+        self._watch: sqlite3.Connection | None = None
         try:
-            older = self._check_format()
+            older = self._check_format(self._watching())
         except BaseException:
-            self._watch.close()
+            self._unwatch()
             raise
         self._writer = threading.Lock()
         self._inserts: dict[tuple[str, tuple[str, ...]], str] = {}
@@ -101,7 +107,7 @@ class SQLiteDatabase:
             poolclass=QueuePool,
             pool_size=READERS,
             max_overflow=0,
-            pool_timeout=seconds,
+            pool_timeout=self._seconds,
             pool_use_lifo=True,  # few warm page caches rather than many cold ones
             json_serializer=as_json,
             json_deserializer=_read_json,
@@ -121,8 +127,26 @@ class SQLiteDatabase:
         """Close every connection. Idempotent; the last one of all processes folds the log into the file."""
         with self._watch_lock:
             self._closed = True
-            self._watch.close()
+            self._unwatch()
         self._engine.dispose()
+
+    def _let_go(self) -> None:
+        """Close every connection for now; new ones are opened as they are needed."""
+        with self._watch_lock:
+            self._unwatch()
+        self._engine.dispose()
+
+    def _watching(self) -> sqlite3.Connection:
+        self._require_open()
+        if self._watch is None:
+            with self._translated():
+                self._watch = self._connect()
+        return self._watch
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
     # -- transactions ----------------------------------------------------------------------------------------------
 
@@ -130,7 +154,7 @@ class SQLiteDatabase:
     def reading(self) -> Iterator[Connection]:
         """A connection on which every statement sees one commit or the next, never a part."""
         self._require_open()
-        with self._translated(), self._engine.connect() as connection:
+        with self._gate, self._translated(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -140,18 +164,21 @@ class SQLiteDatabase:
         ``durable``: synced to the disk on return, with all that was committed before (see the module).
         """
         self._require_open()
-        if not self._writer.acquire(timeout=self._seconds):
-            raise Unavailable(f"{self} is busy: another thread has been writing for {self._seconds:g} s; repeat later")
-        try:
-            with self._translated(), self._engine.connect() as connection:
-                connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-                # IMMEDIATE: a transaction that begins by reading could not become a writer after another one wrote.
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                self._require_file()
-                yield connection
-                connection.commit()
-        finally:
-            self._writer.release()
+        with self._gate:
+            if not self._writer.acquire(timeout=self._seconds):
+                raise Unavailable(
+                    f"{self} is busy: another thread has been writing for {self._seconds:g} s; repeat later"
+                )
+            try:
+                with self._translated(), self._engine.connect() as connection:
+                    connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                    # IMMEDIATE: a transaction that begins by reading could not become a writer after another one wrote.
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                    self._require_file()
+                    yield connection
+                    connection.commit()
+            finally:
+                self._writer.release()
 
     def insert_absent(self, connection: Connection, table: Table, names: Sequence[str], rows: list[Any]) -> None:
         """Insert rows (tuples in the order of ``names``) whose keys are not there yet; the others stay as they are.
@@ -170,13 +197,13 @@ class SQLiteDatabase:
     def revision(self, project: str) -> int:
         """The revision of the project with this name; 0 when it is not there.
 
-        One SELECT of cached pages: 3 us. `PRAGMA data_version` alone, to know whether to ask, takes 2.4: both look into the
+        One SELECT of cached pages: 4 us. `PRAGMA data_version` alone, to know whether to ask, takes 2.4: both look into the
         log's shared memory.
         """
         try:
-            with self._watch_lock:
+            with self._gate, self._watch_lock:
                 # fetchall: a statement that is not run to its end would hold a read transaction, and the log could not be reset.
-                rows = self._watch.execute("SELECT revision FROM project WHERE name = ?", (project,)).fetchall()
+                rows = self._watching().execute("SELECT revision FROM project WHERE name = ?", (project,)).fetchall()
         except sqlite3.Error as error:
             raise self._translate(error) from error
         revision = rows[0][0] if rows else 0
@@ -246,21 +273,21 @@ class SQLiteDatabase:
         except OSError as error:
             raise translate_os(error, f"the registry {self.path} cannot be created") from error
 
-    def _check_format(self) -> bool:
+    def _check_format(self, connection: sqlite3.Connection) -> bool:
         """Refuse what is none of our files, or a newer one; whether it has an older format."""
         with self._translated():
-            application = self._watch.execute("PRAGMA application_id").fetchall()[0][0]
+            application = connection.execute("PRAGMA application_id").fetchall()[0][0]
             if application != APPLICATION_ID:
                 raise Format(f"{self.path} is a SQLite file, but no ArtifactFS registry; choose another path")
-            rows = self._watch.execute("SELECT value FROM meta WHERE key = ?", (FORMAT_KEY,)).fetchall()
+            rows = connection.execute("SELECT value FROM meta WHERE key = ?", (FORMAT_KEY,)).fetchall()
         found = rows[0][0] if rows else "none"
         older = found in {str(number) for number in range(OLDEST, FORMAT)}
         if found != str(FORMAT) and not older:
             raise Format(f"{self} has format {found}, this release reads format {FORMAT}; use a newer release")
         with self._translated():
             # Once in a file it stays, but a copy by VACUUM INTO, as backups are made, comes without.
-            if self._watch.execute("PRAGMA journal_mode").fetchall()[0][0] != "wal":
-                self._watch.execute("PRAGMA journal_mode=WAL").close()
+            if connection.execute("PRAGMA journal_mode").fetchall()[0][0] != "wal":
+                connection.execute("PRAGMA journal_mode=WAL").close()
         return older
 
     # -- errors ----------------------------------------------------------------------------------------------------

@@ -186,6 +186,14 @@ def test_get_of_a_path(cli, bikes):
     assert files_of(cli.home / "out") == {"images/cat.png": (bikes / "images/cat.png").read_bytes().hex()}
 
 
+def test_get_into_a_file_is_refused(cli, bikes):
+    cli("put", "bike-dataset", bikes)
+    (cli.home / "file").write_text("mine")
+    said = cli.refuses("get", "bike-dataset", cli.home / "file")
+    assert said == f"cannot write below {cli.home / 'file'}: it is no directory; name another place"
+    assert (cli.home / "file").read_text() == "mine"
+
+
 def test_get_says_what_is_missing(cli, bikes):
     cli("put", "bike-dataset", bikes)
     assert "did you mean bike-dataset?" in cli.refuses("get", "bike-datase")

@@ -164,6 +164,11 @@ def test_diff_says_what_is_recorded_otherwise(raw: Cli, web: Web):
     assert json.loads(raw("diff", "raw:v0", "raw:v1", "--json").stdout)[1]["what"] == "reference -> file"
 
 
+def test_verify_of_versions_without_references_says_so(raw: Cli):
+    raw("put", "plain", f"{raw.home / 'notes.txt'}=notes.txt")
+    assert raw("verify", "--references", "plain").stderr == "nothing to ask for in 1 version\n"
+
+
 def test_verify_asks_sources_without_downloading(raw: Cli, web: Web):
     said = raw("verify", "--references", "raw:v0")
     assert said.stdout == ""

@@ -367,6 +367,12 @@ def test_a_run_of_another_project_is_said_to_be_none(cli, repository):
     assert repository.registry.version("one", 0).run == ""
 
 
+def test_on_a_new_machine_there_are_no_runs(cli):
+    finished = cli("runs")
+    assert (finished.stdout, finished.stderr) == ("", "no runs; `artifactfs run --job-type T -- COMMAND` makes one\n")
+    assert json.loads(cli("runs", "--json").stdout) == []
+
+
 def test_runs_are_listed_and_filtered(cli):
     assert "no runs; `artifactfs run" in cli("runs").stderr
     for job, name, command in (("prepare", "a", "true"), ("train", "b", "false"), ("train", "c", "true")):

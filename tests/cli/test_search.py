@@ -83,7 +83,7 @@ def test_find_shows_the_best_first_with_what_it_was_found_by(cli, models):
         (("--where", "metadata.note contains 'lea'", "--type", "dataset"), ["bike-dataset:v0"]),
         (("--limit", "0"), []),
         (("--where", "size > 1_000_000"), []),
-        (("nothing-like-it",), []),
+        (("bike-dataset", "--alias", "best"), []),
     ],
 )
 def test_find(cli, models, arguments, found):
@@ -109,8 +109,17 @@ def test_find_as_json_tells_all_of_a_version(cli, models):
     assert json.loads(cli("find", "--where", "version > 9", "--json").stdout) == []
 
 
-def test_find_on_a_new_machine_finds_nothing(cli):
-    finished = cli("find", "--where", "metadata.a = 1")
+@pytest.mark.parametrize("words", [("find",), ("find", "--json"), ("plot", "size")])
+def test_an_artifact_that_is_not_there_is_told_with_near_misses(cli, models, words):
+    command, *options = words
+    assert cli.refuses(command, "bike-modle", *options) == (
+        "no artifact 'bike-modle' in project 'default'; did you mean bike-model or bike-dataset?"
+    )
+
+
+@pytest.mark.parametrize("name", [(), ("bikes",)])
+def test_find_on_a_new_machine_finds_nothing(cli, name):
+    finished = cli("find", *name, "--where", "metadata.a = 1")
     assert (finished.stdout, finished.stderr) == ("", "no version is like that\n")
 
 
@@ -204,7 +213,7 @@ def test_plot_says_how_to_get_what_draws_pictures(cli, models):
             "--output: not a picture's name: 'plot.gif'; plot.png or .svg",
         ),
         (("bike-model", "size", "--output", "nowhere/plot.png"), 1, "--output nowhere/plot.png cannot be written"),
-        (("nothing", "size"), 1, "there is no artifact 'nothing'"),
+        (("nothing", "size"), 1, "no artifact 'nothing' in project 'default'"),
         (("bike-model", "size", "--where", "version > 9"), 1, "no version of bike-model is like that: version > 9"),
         (("bike-model", "metadata.dataset.name"), 1, "has them at metadata.accuracy, metadata.dataset.rows"),
         (("bike-dataset", "metadata.missing"), 1, "no version of bike-dataset has a number at metadata.missing"),

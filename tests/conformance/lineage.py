@@ -449,9 +449,8 @@ class LineageConformance(Fixtures):
         registry.commit(once)
         assert registry.parts(NAME, "one") == []
         assert registry.parts(NAME, "two") == registry.parts("another", "one") == [digest("part")]
-        registry.add_part(NAME, "one", digest("late"), session=session)
         registry.commit(once)
-        assert registry.parts(NAME, "one") == [digest("late")], "a repeat changes nothing"
+        assert registry.parts(NAME, "two") == [digest("part")], "a repeat changes nothing"
 
     def test_parts_go_with_their_sessions(self, registry, clock):
         closed, expiring, living = (registry.open_session("writer", seconds=seconds) for seconds in (60, 60, 600))
@@ -482,6 +481,20 @@ class LineageConformance(Fixtures):
         with pytest.raises(Conflict):
             registry.add_part(NAME, "draft", digest(1), session=session + 1)
         assert registry.parts(NAME, "draft") == []
+
+    def test_a_draft_that_was_committed_takes_no_more_parts(self, registry):
+        session = registry.open_session("part", seconds=60)
+        registry.add_part(NAME, "night", digest("part"), session=session)
+        registry.add_part("another", "night", digest("part"), session=session)
+        made = request("whole", draft="night", session=session)
+        assert registry.commit(made).version.number == 0
+        with pytest.raises(Conflict, match=f"'night' of {NAME} was finished as {NAME}:v0"):
+            registry.add_part(NAME, "night", digest("late"), session=session)
+        assert registry.parts(NAME, "night") == []
+        registry.add_part(NAME, "next night", digest("late"), session=session)
+        registry.add_part("another", "night", digest("more"), session=session)
+        assert registry.commit(made).version.number == 0, "a repetition of the commit is answered as before"
+        assert registry.commit(request("whole", draft="night")).created is False
 
     def test_many_fill_one_draft_at_once(self, registry, open_registry):
         clients = [registry, open_registry()]

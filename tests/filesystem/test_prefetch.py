@@ -212,6 +212,11 @@ def test_wrong_paths(logged, guide, tmp_path, mounted):
     for wrong in (str(tmp_path / "file"), "relative/file", os.fsencode(tmp_path)):
         with pytest.raises(InvalidInput, match=r"must be a list of paths, not one path: give \['"):
             artifactfs.prefetch(wrong)
+    with pytest.raises(InvalidInput, match="paths must be a list of paths; this is a int"):
+        artifactfs.prefetch(5)
+    for wrong in (5, b"/mnt"):
+        with pytest.raises(InvalidInput, match=f"paths has {wrong!r} in it, a {type(wrong).__name__}; give texts"):
+            artifactfs.prefetch([wrong])
     with pytest.raises(
         InvalidInput, match=r"file is not below a mount of artifacts; give such a path, or artifactfs://NAME"
     ):

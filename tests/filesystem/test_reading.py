@@ -543,6 +543,19 @@ def test_references_read_like_files(either, tmp_path):
         assert fs.cat_file("data:latest/day.csv") == b"day,rented\n1,985\n"
 
 
+def test_a_directory_is_copied_without_what_nobody_here_can_read(either, tmp_path):
+    (tmp_path / "source").write_text("here")
+    either.refer({"known": (tmp_path / "source").as_uri(), "raw/unknown": "hdfs://cluster/raw"})
+    fs = either.fs()
+    assert fs.du("data:latest") == 4
+    assert fs.du("data:latest", total=False) == {"data:latest/known": 4, "data:latest/raw/unknown": 0}
+    with pytest.warns(UserWarning, match="data:latest/raw/unknown -> hdfs://cluster/raw is left out"):
+        fs.get("data:latest", str(tmp_path / "copy"), recursive=True)
+    assert [path.name for path in (tmp_path / "copy").rglob("*") if path.is_file()] == ["known"]
+    with pytest.raises(OSError, match="hdfs"):  # asked for by its name
+        fs.get("data:latest/raw/unknown", str(tmp_path / "alone"))
+
+
 def test_neither_it_nor_prefetch_needs_fuse(logged, guide, tmp_path):
     logged(guide)
     code = (

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import enum
+import http
 import math
 import re
 
+import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +32,19 @@ def test_a_wrong_name_comes_with_the_allowed_characters_and_one_that_would_do():
         names.check_name("reference model")
     assert "letters, digits" in str(caught.value)
     assert "'reference-model' would do" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("my bikes/data:latest", "not a project name: 'my bikes'; .* 'my-bikes' would do"),
+        ("bikes/my data:latest", "not an artifact name: 'my data'"),
+        ("data:", "not an alias: ''; an alias is a word"),
+    ],
+)
+def test_a_wrong_address_says_which_part_is_wrong(text, said):
+    with pytest.raises(InvalidInput, match=said):
+        parse_address(text)
 
 
 @given(st.text())
@@ -193,9 +210,47 @@ def test_metadata_is_json_with_nan_as_null():
     }
 
 
+class Colour(str, enum.Enum):  # noqa: UP042 - as much code has it; str() of it is another text
+    RED = "red"
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (np.float64(0.5), 0.5),
+        (np.float32(0.5), 0.5),
+        (np.float32("nan"), None),
+        (np.int64(3), 3),
+        (np.uint8(255), 255),
+        (np.bool_(True), True),
+        (np.str_("a"), "a"),
+        (np.array(2.5), 2.5),
+        ([np.int32(1)], [1]),
+        (http.HTTPStatus.OK, 200),
+        (Colour.RED, "red"),
+        (Text("a"), "a"),
+    ],
+)
+def test_numbers_and_texts_of_libraries_are_stored_as_plain_ones(value, plain):
+    found = names.check_metadata({"a": value})["a"]
+    assert found == plain
+    assert type(found) is type(plain)
+    assert msgspec.json.decode(msgspec.json.encode(found)) == plain
+    assert names.check_config({"a": value}) == {"a": plain}
+
+
 @pytest.mark.parametrize(
     ("metadata", "where"),
     [
+        ({"a": np.array([1, 2])}, "metadata.a is a ndarray"),
+        ({"a": np.float32("inf")}, "metadata.a is infinite"),
+        ({"a": np.complex64(1)}, "metadata.a is a complex64"),
+        ({"a": np.datetime64("2026-01-01", "ns")}, "metadata.a is a datetime64"),
+        ({"a": np.timedelta64(5, "ns")}, "metadata.a is a timedelta64"),
         ({"a": {"b": math.inf}}, "metadata.a.b"),
         ({"a": [object()]}, "metadata.a[0]"),
         ({"a": {1: 2}}, "metadata.a"),

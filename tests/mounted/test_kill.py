@@ -293,7 +293,9 @@ def resources(mounted: Mounted) -> tuple[int, int]:
     for link in (process / "fd").iterdir():
         with suppress(FileNotFoundError):
             names.append(os.readlink(link))
-    return len([name for name in names if ".db" not in name and not name.endswith("/comm")]), len(os.listdir(process / "task"))
+    return len([name for name in names if ".db" not in name and not name.endswith("/comm")]), len(
+        os.listdir(process / "task")
+    )
 
 
 def test_a_mount_leaks_nothing_by_what_is_done_in_it(mounted, tmp_path):

@@ -98,6 +98,23 @@ def test_runs_are_listed_with_filters(start, api):
         api.run("gone")
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda a: a.artifacts(where='name = "x") or (name = "y"', tags=["t"]), r"unexpected '\)' at character 11"),
+        (lambda a: a.artifacts(where=5), "where=5 is a int; give a text"),
+        (lambda a: a.artifacts(limit="3"), "limit='3' is no whole number of 0 or more"),
+        (lambda a: a.artifacts(name=5), "name=5 is a int; give a text"),
+        (lambda a: a.artifact(5), "name=5 is a int; give a text"),
+        (lambda a: a.run(5), "id=5 is a int; give a text"),
+        (lambda a: a.runs(offset=-1), "offset=-1 is no whole number of 0 or more"),
+    ],
+)
+def test_mistakes_are_told_by_their_argument(api, run, call, said):
+    with pytest.raises(InvalidInput, match=said):
+        call(api)
+
+
 def test_a_closed_api_says_so(api, run):
     api.close()
     with pytest.raises(InvalidInput, match="this Api is closed"):

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import artifactfs
 from artifactfs import (
+    Api,
     Artifact,
     ArtifactFinalizedError,
     ArtifactNotLoggedError,
@@ -126,6 +128,12 @@ def test_empty_directories_and_executable_bits_are_kept(files: Path, run):
     assert os.access(root / "a.txt", os.X_OK)
 
 
+def _holding_itself() -> dict[str, object]:
+    metadata: dict[str, object] = {}
+    metadata["again"] = [metadata]
+    return metadata
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "said"),
     [
@@ -147,6 +155,24 @@ def test_empty_directories_and_executable_bits_are_kept(files: Path, run):
         (lambda a: setattr(a, "metadata", {"x": float("inf")}), InvalidInput, r"metadata\.x is infinite"),
         (lambda a: Artifact("a b", type="t"), InvalidInput, "not an artifact name: 'a b'; allowed are .* 'a-b' would do"),
         (lambda a: Artifact("a", type="t/u"), InvalidInput, "not a type: 't/u'"),
+        (lambda a: Artifact("a", type=None), InvalidInput, "type=None is a NoneType; give a text"),
+        (lambda a: Artifact(3, type="t"), InvalidInput, "name=3 is a int; give a text"),
+        (lambda a: Artifact("a", type="t", description=5), InvalidInput, "description=5 is a int; give a text"),
+        (lambda a: setattr(a, "metadata", _holding_itself()), InvalidInput, "is nested deeper than 100 levels, or holds"),
+        (lambda a: a.add_file(5), InvalidInput, "local_path=5 is a int; give a path"),
+        (lambda a: a.add_file(b"files"), InvalidInput, "local_path=b'files' is a bytes; give a path"),
+        (lambda a: a.add_file("files/a\0"), InvalidInput, "holds a NUL, which no path does"),
+        (lambda a: a.add_file("files/a.txt", name=Path("x")), InvalidInput, r"name=PosixPath\('x'\) is a PosixPath; give a text"),
+        (lambda a: a.add_dir(""), InvalidInput, r"local_path is empty; give a path \('\.' is the working directory\)"),
+        (lambda a: a.add_dir("files", name=5), InvalidInput, "name=5 is a int; give a text"),
+        (lambda a: a.add_reference(Path("files")), InvalidInput, r"is a path; a file is referred to by its URI, as Path\.as_uri"),
+        (lambda a: a.add_reference(None), InvalidInput, "uri=None is a NoneType; give a text"),
+        (lambda a: a.add_reference("s3://b/k", max_objects="7"), InvalidInput, "max_objects='7' is no whole number of 0 or"),
+        (lambda a: a.new_file(""), InvalidInput, "not a path inside an artifact: ''"),
+        (lambda a: a.new_file("/x"), InvalidInput, "inside an artifact paths are relative: 'x'"),
+        (lambda a: a.new_file("x", encoding="utf-0"), InvalidInput, "encoding='utf-0' is none that Python knows"),
+        (lambda a: a.remove(5), InvalidInput, "item=5 is a int; give a path"),
+        (lambda a: a.get_path(5), InvalidInput, "name=5 is a int; give a text"),
     ],
 )  # fmt: skip
 def test_every_mistake_has_a_message(files: Path, call, kind, said):
@@ -455,6 +481,30 @@ def test_references_are_entries_like_files(run, files: Path):
         "raw/sub/b.txt": "2",
         "raw/sub/deep/c.txt": "3",
     }
+
+
+def test_a_reference_does_not_lead_into_another_repository(start, project, tmp_path):
+    with artifactfs.init(repository=tmp_path / "other", project=project) as other:
+        other.log_artifact(made("source", a="1"))
+    entry = Api(repository=tmp_path / "other", project=project).artifact("source").get_path("a.txt")
+    artifact = Artifact("raw", type="dataset")
+    artifact.add_reference(entry)
+    run = start()
+    for log in (run.log_artifact, lambda draft: run.upsert_artifact(draft, distributed_id="d")):
+        with pytest.raises(
+            InvalidInput, match=r"raw refers to an artifact of .*/other, which readers of .* do not reach"
+        ):
+            log(artifact)
+
+
+def test_references_are_asked_for_with_the_settings_of_the_run(run, tmp_path, monkeypatch):
+    def refuse(*_args, **_options):
+        raise AssertionError("a source of its own, with other bounds and a connection for each URI")
+
+    monkeypatch.setattr("artifactfs.draft.resolve", refuse)
+    (tmp_path / "source").write_text("1")
+    (entry,) = Artifact("data", type="dataset").add_reference((tmp_path / "source").as_uri())
+    assert entry.size == 1
 
 
 def test_a_draft_keeps_references(run, files: Path):

@@ -8,13 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import artifactfs
-from artifactfs import Artifact, Conflict, InvalidInput, NotFound
+from artifactfs import Api, Artifact, Conflict, InvalidInput, NotFound
 from artifactfs.model.lineage import NewRun, RunRecord
 from artifactfs.run import RunLife, commit_hash, describe
 from tests.conftest import eventually
@@ -89,11 +90,79 @@ def test_a_run_is_taken_up_again_by_its_id(start, api):
         ({"config": {"x": {1}}}, r"config\.x is a set, which JSON cannot hold"),
         ({"project": "a b"}, "'a-b' would do"),
         ({"repository": "ftp://host"}, "a repository is a directory, or http"),
+        ({"repository": 5}, "repository=5 is a int; give a path"),
+        ({"project": 5}, "project=5 is a int; give a text"),
+        ({"job_type": 5}, "job_type=5 is a int; give a text"),
+        ({"id": 5}, "id=5 is a int; give a text"),
     ],
 )
 def test_what_cannot_begin_is_said(tmp_path, words, said):
     with pytest.raises(InvalidInput, match=said):
         artifactfs.init(**{"repository": str(tmp_path / "r"), **words})
+
+
+def test_a_repository_may_be_a_path(tmp_path):
+    run = artifactfs.init(repository=tmp_path / "r", project="p")
+    assert [found.id for found in Api(repository=tmp_path / "r", project="p").runs()] == [run.id]
+
+
+def test_a_configuration_that_cannot_be_written_does_not_keep_a_run_alive(start, api):
+    run = start(config={"layers": [1]})
+    run.config["layers"].append({2})
+    with pytest.raises(
+        InvalidInput, match=r"has ended with its configuration as last written: config\.layers\[1\] is a set"
+    ):
+        run.finish()
+    assert (run.state, api.run(run.id).state, api.run(run.id).config) == ("finished", "finished", {"layers": [1]})
+
+
+def test_changes_within_the_first_values_of_a_configuration_are_written(start, api):
+    run = start(config={"optimizer": {"lr": 1}})
+    run.config["optimizer"]["lr"] = 2
+    run.finish()
+    assert api.run(run.id).config == {"optimizer": {"lr": 2}}
+
+
+def test_threads_and_children_may_set_values_at_the_same_time(start, api):
+    run = start()
+    threads = [threading.Thread(target=run.config.update, args=({f"k{n}": n},)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    api.run(run.id)._where.repository.registry.update_run(run.id, config={**run.config, "child": 1})
+    run.config["last"] = 1
+    assert api.run(run.id).config == {**{f"k{n}": n for n in range(16)}, "child": 1, "last": 1}
+
+
+def test_an_end_that_could_not_be_recorded_is_tried_again(start, api, monkeypatch):
+    run = start()
+    life = run._life
+    monkeypatch.setattr(life, "end", lambda **_: (_ for _ in ()).throw(artifactfs.Unavailable("not now")))
+    with pytest.raises(artifactfs.Unavailable):
+        run.finish(exit_code=4)
+    assert (run.state, api.run(run.id).state) == ("running", "running")
+    monkeypatch.undo()
+    assert start(id="next").id == "next"
+    seen = api.run(run.id)
+    assert (seen.state, seen.exit_status) == ("failed", 4)
+
+
+def test_a_server_that_does_not_come_back_does_not_keep_another_run_from_beginning(start, monkeypatch):
+    run = start()
+    monkeypatch.setattr(run._life, "end", lambda **_: (_ for _ in ()).throw(artifactfs.Unavailable("not now")))
+    with pytest.raises(artifactfs.Unavailable):
+        start(id="next")
+    with pytest.warns(UserWarning, match="could not be recorded: not now"):
+        assert start(id="next").id == "next"
+    assert not run._life.mine
+
+
+@pytest.mark.parametrize("given", ["3", 1.5, True])
+def test_an_exit_code_is_a_number(run, given):
+    with pytest.raises(InvalidInput, match=f"exit_code={given!r} is no whole number"):
+        run.finish(exit_code=given)
+    assert run.state == "running"
 
 
 def test_config_is_a_mapping_with_attributes(start, api):
@@ -158,6 +227,14 @@ run = artifactfs.init(id="r", job_type="test")
         ("sys.exit()", "finished", 0, 0),
         ("sys.exit(3)", "failed", 3, 3),
         ("sys.exit('bad')", "failed", 1, 1),
+        ("exit(3)", "failed", 3, 3),
+        ("quit()", "finished", 0, 0),
+        (
+            "import threading; t = threading.Thread(target=sys.exit, args=(3,)); t.start(); t.join()",
+            "finished",
+            None,
+            0,
+        ),
         ("raise KeyError('x')", "failed", 1, 1),
         ("artifactfs.finish(); raise KeyError('x')", "finished", None, 1),
         ("run.finish(exit_code=4)", "failed", 4, 0),
@@ -272,7 +349,9 @@ raise SystemExit(subprocess.run([sys.executable, "-c", sys.argv[1]], env=kept).r
 
 def test_a_run_of_another_project_is_not_joined(monkeypatch, start, run):
     monkeypatch.setenv("ARTIFACTFS_RUN", run.id)
-    with start(project="elsewhere") as other:
+    with pytest.warns(UserWarning, match=f"started in the run {run.id}, which is not of the project 'elsewhere'"):
+        other = start(project="elsewhere")
+    with other:
         assert not other.joined
         assert other.id != run.id
     with start(id="own") as own:
@@ -319,7 +398,7 @@ def test_log_artifact_takes_paths_and_uris(run, home, tmp_path):
         run.log_artifact("gone")
     with pytest.raises(InvalidInput, match="name='x' is not the name of the artifact, 'data'"):
         run.log_artifact(made(), name="x")
-    with pytest.raises(InvalidInput, match="an Artifact, a path or a URI is logged, not a int"):
+    with pytest.raises(InvalidInput, match="an Artifact, a path or a URI is logged; this is a int"):
         run.log_artifact(3)
     with pytest.raises(InvalidInput, match=r"aliases='best' is a text; give a list of them: aliases=\['best'\]"):
         run.log_artifact(made(), aliases="best")
@@ -412,6 +491,16 @@ def test_parts_with_different_contents_at_a_path_are_named(run):
         run.finish_artifact(Artifact("data", type="dataset"), distributed_id="night")
     assert "1 path was added by several parts with different contents" in str(told.value)
     assert "a.txt" in str(told.value)
+
+
+def test_a_draft_without_parts_is_no_version(run, api):
+    with pytest.raises(NotFound, match="data has no parts under distributed_id='nihgt'"):
+        run.finish_artifact(made(), distributed_id="nihgt")
+    run.upsert_artifact(made(), distributed_id="night")
+    run.finish_artifact(Artifact("data", type="dataset"), distributed_id="night")
+    with pytest.raises(NotFound, match="they are gone once the version is made"):
+        run.finish_artifact(Artifact("data", type="dataset"), distributed_id="night")
+    assert [version.name for version in api.artifacts(name="data")] == ["data:v0"]
 
 
 @pytest.mark.parametrize("call", ["upsert_artifact", "finish_artifact"])

@@ -303,7 +303,10 @@ def test_delete_spares_aliases_and_never_gives_a_number_again(run, api):
     assert middle.state == "DELETED"
     with pytest.raises(NotFound, match="was deleted"):
         middle.save()
-    api.artifact("data:v2").delete()
+    again = api.artifact("data:v2")
+    again.delete()
+    assert (run.log_artifact(again).version, again.state) == ("v3", "COMMITTED")
+    again.delete()
     assert api.artifact("data").version == "v0"
-    assert run.log_artifact(made(a="4")).version == "v3"
-    assert [each.version for each in run.logged_artifacts()] == ["v0", "v3"]
+    assert run.log_artifact(made(a="4")).version == "v4"
+    assert [each.version for each in run.logged_artifacts()] == ["v0", "v4"]

@@ -122,7 +122,7 @@ def test_a_file_that_cannot_be_read_is_an_access_error(tmp_path: Path, monkeypat
     def refuse(*_args: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(Access, match="permission denied"):
         list(resolve(f"file://{path}"))
 
@@ -198,3 +198,15 @@ def test_a_chunk_list_that_was_not_stored_is_an_error(repository: Repository, tm
 def test_a_path_survives_its_uri(text: str):
     path = os.path.normpath(f"/{text}")
     assert path_of(uri_of(path)) == "/" + path.strip("/")
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(repository: Repository, tmp_path: Path):
+    source = tmp_path / "source"
+    source.write_text("data")
+    entry = add(repository, source.as_uri())
+    source.unlink()
+    os.mkfifo(source)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(InvalidInput, match="neither a file nor a directory"):
+        whole(repository, entry)
+    assert len(os.listdir("/proc/self/fd")) == before
