@@ -32,6 +32,7 @@ from artifactfs.content.store import Store
 from artifactfs.content.stored import StoredSource
 from artifactfs.content.writer import ContentWriter
 from artifactfs.errors import ArtifactFSError, Conflict, Format, InvalidInput, NotFound, Unavailable, translate_os
+from artifactfs.forks import Gate
 from artifactfs.model.digest import TREE, format_digest
 from artifactfs.model.names import LATEST, Address, check_name, parse_version
 from artifactfs.model.records import CommitRequest, CommitResult, VersionRecord
@@ -147,13 +148,15 @@ class Repository:
 
     @classmethod
     def _open_remote(cls, url: str, project: str, cache: CacheSettings, seconds: float) -> Repository:
-        # Here and not above: HTTP and the cache take 0.1 s to import, which a repository in a directory need not pay.
-        from artifactfs.content.cache import Cache  # noqa: PLC0415
-        from artifactfs.content.fetch import FetchedSource  # noqa: PLC0415
-        from artifactfs.remote.client import Connection  # noqa: PLC0415
-        from artifactfs.remote.nodes import RemoteNodes  # noqa: PLC0415
-        from artifactfs.remote.registry import RemoteRegistry  # noqa: PLC0415
-        from artifactfs.remote.store import RemoteStore  # noqa: PLC0415
+        # Here and not above: HTTP and the cache take 0.1 s to import, which a repository in a directory need not pay. Not while
+        # another thread forks: in the child a module would stay locked that was being imported.
+        with Gate(seconds=seconds):
+            from artifactfs.content.cache import Cache  # noqa: PLC0415
+            from artifactfs.content.fetch import FetchedSource  # noqa: PLC0415
+            from artifactfs.remote.client import Connection  # noqa: PLC0415
+            from artifactfs.remote.nodes import RemoteNodes  # noqa: PLC0415
+            from artifactfs.remote.registry import RemoteRegistry  # noqa: PLC0415
+            from artifactfs.remote.store import RemoteStore  # noqa: PLC0415
 
         kept = Cache(cache)
         try:

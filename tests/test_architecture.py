@@ -16,6 +16,7 @@ PACKAGE = Path(artifactfs.__file__).parent
 FLOORS = {
     "artifactfs": 0,
     "artifactfs.errors": 0,
+    "artifactfs.forks": 1,
     "artifactfs.model": 1,
     "artifactfs.content": 2,
     "artifactfs.plan": 2,

@@ -8,8 +8,8 @@ not kept, and :meth:`Cache.status` tells why. A wait for another process is boun
 while it is open is made anew; damaged tables are too.
 
 Threads: any. ``find`` is one statement for 500 chunks; ``read`` one pread, on one of the descriptors last used, and no statement. All
-changes are made by one thread of the cache's own (caretaker.py), and the caller waits for it. Not to be carried across a fork: open
-it after.
+changes are made by one thread of the cache's own (caretaker.py), and the caller waits for it. Not to be carried across a fork: a
+child opens its own; the parent's goes on.
 """
 
 from __future__ import annotations

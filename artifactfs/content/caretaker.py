@@ -21,6 +21,7 @@ from typing import Final, TypeVar
 
 from artifactfs.content.shelf import Shelf
 from artifactfs.errors import ArtifactFSError, Integrity, NoSpace, Unavailable
+from artifactfs.forks import Gate
 
 TICK_SECONDS: Final = 5.0
 """How often things are looked after: so much of uses and counts is lost when the process is killed, and so long an evicted extent that
@@ -46,6 +47,7 @@ class Caretaker:
 
     def __init__(self, name: str, open_shelf: Callable[[], Shelf], look_after: Callable[[Shelf], None]) -> None:
         self._name = name
+        self._gate = Gate(seconds=WAIT_SECONDS)  # a fork is between two tasks
         self._open_shelf = open_shelf
         self._look_after = look_after
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -58,7 +60,8 @@ class Caretaker:
         """What stands in the way of changes, a line; empty when nothing does."""
         self._shelf: Shelf | None = None  # replaced, as a whole, by the thread
         try:
-            self._shelf = open_shelf()
+            with self._gate:
+                self._shelf = open_shelf()
         except (NoSpace, Unavailable, Integrity) as error:
             self._rest(error)
 
@@ -162,8 +165,9 @@ class Caretaker:
             while task := self._tasks.get_nowait():  # of threads that did not see the end coming
                 task()
         self._look()
-        if self._shelf is not None:
-            self._shelf.close()
+        with self._gate:
+            if self._shelf is not None:
+                self._shelf.close()
 
     def _look(self) -> None:
         if time.monotonic() >= self._resting_until:
@@ -171,13 +175,14 @@ class Caretaker:
                 self._perform(self._look_after)
 
     def _perform(self, work: Callable[[Shelf], T]) -> T:
-        try:
-            result = work(self._current())
-        except ArtifactFSError as error:
-            self._mend(error)
-            raise
-        self.trouble = ""
-        return result
+        with self._gate:
+            try:
+                result = work(self._current())
+            except ArtifactFSError as error:
+                self._mend(error)
+                raise
+            self.trouble = ""
+            return result
 
     def _current(self) -> Shelf:
         """The shelf, opened anew when it is gone, and with what dead processes left removed."""

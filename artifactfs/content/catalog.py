@@ -1,7 +1,8 @@
 """Catalog: which chunk lies where in the cache, what the cache holds, what was used when, and counts over all processes.
 
 Used by the cache, which reads it from any thread, and by the shelf, which alone changes it and does so from one thread: one connection
-for either. Several processes have it open. Knows nothing of files: a row may name an extent that is damaged or gone.
+for either. The shelf's thread is inside a gate (:mod:`artifactfs.forks`) for all of a task. Several processes have the file open.
+Knows nothing of files: a row may name an extent that is damaged or gone.
 
 An *extent* is some chunks' stored bytes back to back, with a random number that is never given again. Invariant *reserved-first*:
 an extent's row, with its bytes counted, is there before its file, and its chunks' rows come after the file is whole. So the sum of
@@ -27,6 +28,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from artifactfs.errors import ArtifactFSError, Integrity, NoSpace, Unavailable
+from artifactfs.forks import Gate
 from artifactfs.model.records import ChunkRow
 
 BUSY_SECONDS: Final = 1.0
@@ -111,19 +113,23 @@ class Catalog:
         self.path = path
         self._closed = False
         self._asking = threading.Lock()
-        with self._translated():
-            self._writer = self._connect(create=create)
+        self._changer: sqlite3.Connection | None = None  # both are closed while the process forks
+        self._asker: sqlite3.Connection | None = None
+        self._gate = Gate(seconds=BUSY_SECONDS)
+        with self._gate, self._translated():
+            self._changer = self._connect(create=create)
             try:
                 if create:
                     self._make_tables()
-                elif self._writer.execute("PRAGMA application_id").fetchall() != [(APPLICATION_ID,)]:
+                elif self._changer.execute("PRAGMA application_id").fetchall() != [(APPLICATION_ID,)]:
                     raise Integrity(f"{path} is no catalog of a cache")
-                self._reader = self._connect()
+                self._asker = self._connect()
             except BaseException:
-                self._writer.close()
+                self._let_go()
                 raise
-        # Not that of another file which is made in its place: while this one is open its number is not given again.
-        self._identity = _identity(path)
+            # Not that of another file which is made in its place: while this one is open its number is not given again.
+            self._identity = _identity(path)
+        self._gate.closes(self._let_go)
 
     def gone(self) -> bool:
         """Whether the file was deleted or replaced since it was opened. 2 µs."""
@@ -131,11 +137,9 @@ class Catalog:
 
     def close(self) -> None:
         """Close both connections. Idempotent."""
-        with self._asking:
-            if not self._closed:
-                self._closed = True
-                self._reader.close()
-                self._writer.close()
+        with self._gate, self._asking:
+            self._closed = True
+            self._let_go()
 
     # -- asking, from any thread -----------------------------------------------------------------------------------
 
@@ -378,12 +382,35 @@ class Catalog:
 
     @contextmanager
     def _asked(self) -> Iterator[sqlite3.Connection]:
-        if not self._asking.acquire(timeout=_ASK_SECONDS):
-            raise Unavailable(f"{self.path} does not answer; try again")
-        try:
-            yield self._reader
-        finally:
-            self._asking.release()
+        with self._gate:
+            if not self._asking.acquire(timeout=_ASK_SECONDS):
+                raise Unavailable(f"{self.path} does not answer; try again")
+            try:
+                if self._asker is None:
+                    self._asker = self._connect_again()
+                yield self._asker
+            finally:
+                self._asking.release()
+
+    @property
+    def _writer(self) -> sqlite3.Connection:
+        if self._changer is None:
+            self._changer = self._connect_again()
+        return self._changer
+
+    def _connect_again(self) -> sqlite3.Connection:
+        if self._closed:
+            raise Unavailable(f"{self.path} was closed")
+        if self.gone():
+            raise Unavailable(f"{self.path} was replaced; try again")
+        return self._connect()
+
+    def _let_go(self) -> None:
+        """Close both connections for now. When nobody uses them."""
+        for connection in (self._asker, self._changer):
+            if connection is not None:
+                connection.close()
+        self._asker = self._changer = None
 
     def _connect(self, *, create: bool = False) -> sqlite3.Connection:
         connection = sqlite3.connect(

@@ -1,6 +1,6 @@
 """Vault: one part of the cache, extents of bytes as files that diskcache keeps.
 
-Used by the shelf, from one thread: diskcache opens a connection for each thread that calls it. :meth:`Vault.path` may be called from
+Used by the shelf, from one thread, which is inside a gate (:mod:`artifactfs.forks`). :meth:`Vault.path` may be called from
 any thread: an extent's file bears the extent's number, so reading needs neither diskcache nor SQLite.
 
 What diskcache 5.6.3 is not left to do, and why:
@@ -9,6 +9,7 @@ What diskcache 5.6.3 is not left to do, and why:
   :class:`StrictDisk` knows extents only; which Disk to use is not stored, hence every opener passes it.
 - Writing a value. It leaves a partial file when the disk is full, and what it is given as bytes it writes line by line.
 - Its size limit, which counts entries and was exceeded threefold with mixed sizes. The shelf evicts by bytes.
+- Its connections: one for each thread that calls it, which only that thread can close; before a fork another one must.
 - Waiting. Its constructor goes on for 60 s when another process holds the table, so that the table is tried before.
 - Its check, which deletes files that other processes are just writing, outside of the exclusive lock.
 """
@@ -31,6 +32,7 @@ import diskcache
 
 from artifactfs.content.catalog import BUSY_SECONDS, translate_sqlite
 from artifactfs.errors import Integrity, NoSpace, Unavailable, translate_os
+from artifactfs.forks import Gate
 
 Buffer = bytes | bytearray | memoryview
 
@@ -103,6 +105,34 @@ class StrictDisk(diskcache.Disk):  # type: ignore[misc] # diskcache ships no typ
             Path(self._directory, _checked(file_path)).unlink()
 
 
+class _Table(diskcache.Cache):  # type: ignore[misc] # diskcache ships no types
+    """diskcache's table on one connection, which whichever thread forks the process can close. Its own is bound to a thread."""
+
+    _connection: sqlite3.Connection | None = None
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        # As in diskcache 5.6.3, Cache._con.
+        if self._connection is None:
+            self._connection = sqlite3.connect(
+                Path(self.directory, diskcache.core.DBNAME),
+                timeout=self.timeout,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            with suppress(sqlite3.OperationalError):  # before its tables are made
+                for key, value in self._connection.execute("SELECT key, value FROM Settings").fetchall():
+                    if key.startswith("sqlite_"):
+                        self.reset(key, value, update=False)
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection; the next use makes another one. Idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
 class Vault:
     """The part in a directory, which is there. Errors as :func:`translate_sqlite` and ``translate_os`` give them."""
 
@@ -112,6 +142,8 @@ class Vault:
         self._opened: Any = None
         self._rests_until = 0.0
         self._stale: list[int] = []
+        self._gate = Gate(seconds=BUSY_SECONDS)
+        self._gate.closes(self._let_go)
         self._counted = [directory, *(directory / f"{self._table.name}{end}" for end in ("", "-wal", "-shm"))]
 
     def path(self, extent: int) -> str:
@@ -174,12 +206,17 @@ class Vault:
         if opened is not None:
             opened.close()
 
+    def _let_go(self) -> None:
+        """Close the table's connection for now, as the process forks. The next use of the table makes another one."""
+        if self._opened is not None:
+            self._opened.close()
+
     @contextmanager
     def _table_open(self) -> Iterator[Any]:
         try:
             if self._opened is None:
                 self._try()
-                self._opened = diskcache.Cache(str(self.directory), timeout=BUSY_SECONDS, disk=StrictDisk, **_SETTINGS)
+                self._opened = _Table(str(self.directory), timeout=BUSY_SECONDS, disk=StrictDisk, **_SETTINGS)
             yield self._opened
         except BaseException as error:
             # A connection whose transaction failed at its end may still be inside of it.

@@ -3,7 +3,7 @@
 Used by :mod:`artifactfs.registry.sql`, which knows the tables' meaning but no SQLite. Safe from any thread: readers draw
 connections from a bounded pool, writers of this process queue on one lock (16 writers that leave the queueing to
 SQLite's busy handler starved each other for up to 1.2 s), and those of other processes on SQLite's own. At a fork
-nothing is open (:mod:`artifactfs.registry.forks`).
+nothing is open (:mod:`artifactfs.forks`).
 
 Durability. The commit of a transaction at synchronous=FULL syncs the log before it becomes visible. One at NORMAL is
 visible and atomic at once, and not synced. It lies in the log *before* every later commit, whose sync covers the whole
@@ -33,7 +33,7 @@ from sqlalchemy.pool import QueuePool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from artifactfs.errors import Access, ArtifactFSError, Format, Integrity, NoSpace, NotFound, Unavailable, translate_os
-from artifactfs.registry.forks import Gate
+from artifactfs.forks import Gate
 from artifactfs.registry.migration import OLDEST, migrate
 from artifactfs.registry.netfs import refuse_network_filesystem
 from artifactfs.registry.schema import FORMAT, FORMAT_KEY, TABLES

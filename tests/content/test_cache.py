@@ -176,7 +176,7 @@ def test_the_way_of_a_read_is_one_pread_and_no_statement(opened, monkeypatch):
     names = keep(cache, *(noise(number, 1000) for number in range(100)))
     statements: list[str] = []
     shelf = cache._caretaker.shelf
-    for connection in (shelf.catalog._reader, shelf.catalog._writer):
+    for connection in (shelf.catalog._asker, shelf.catalog._writer):
         connection.set_trace_callback(statements.append)
     found = cache.find(names, DATA)
     assert len(statements) == 1
@@ -199,7 +199,7 @@ def test_the_way_of_a_read_is_one_pread_and_no_statement(opened, monkeypatch):
 def test_thousands_of_chunks_are_asked_for_by_the_five_hundred(opened):
     cache = opened()
     statements: list[str] = []
-    cache._caretaker.shelf.catalog._reader.set_trace_callback(statements.append)
+    cache._caretaker.shelf.catalog._asker.set_trace_callback(statements.append)
     cache.find([number.to_bytes(32, "big") for number in range(2100)], DATA)
     assert len(statements) == 5
 
@@ -445,11 +445,11 @@ def test_uses_are_written_down_now_and_then_and_not_by_the_call(opened):
     cache = opened()
     names = keep(cache, noise(1, 100))
     catalog = cache._caretaker.shelf.catalog
-    at_first = catalog._reader.execute("SELECT used FROM extent").fetchone()
+    at_first = catalog._asker.execute("SELECT used FROM extent").fetchone()
     cache.find(names, DATA)
-    assert catalog._reader.execute("SELECT used FROM extent").fetchone() == at_first
+    assert catalog._asker.execute("SELECT used FROM extent").fetchone() == at_first
     cache._caretaker.do(cache._look_after)
-    assert catalog._reader.execute("SELECT used FROM extent").fetchone() > at_first
+    assert catalog._asker.execute("SELECT used FROM extent").fetchone() > at_first
 
 
 def test_answers_are_remembered_by_all(opened):

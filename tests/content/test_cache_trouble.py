@@ -293,7 +293,7 @@ def test_a_catalog_damaged_in_use_is_a_miss_and_made_anew(opened, directory, how
     with closing(sqlite3.connect(directory / "catalog.db")) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     damage(directory / "catalog.db", how)
-    cache._caretaker.shelf.catalog._reader.execute("PRAGMA cache_size = 0")
+    cache._caretaker.shelf.catalog._asker.execute("PRAGMA cache_size = 0")
     for each in (cache, other):
         for number, name in enumerate(names):
             assert get(each, name) in {None, noise(number, 1000)}

@@ -116,7 +116,7 @@ def test_programs_have_an_order_each(served, samples, mount):
     context = multiprocessing.get_context("spawn")
     queue, done = context.Queue(), context.Event()
     parts = [[str(mount.root / "data/v0" / path) for path in order[number::3]] for number in range(3)]
-    programs = [context.Process(target=announced, args=(part, queue, done)) for part in parts]
+    programs = [context.Process(target=announced, args=(part, queue, done), daemon=True) for part in parts]
     for program in programs:
         program.start()
     assert len({queue.get(timeout=60) for _ in programs}) == 3
@@ -142,7 +142,9 @@ def test_as_a_data_loader_uses_it(served, samples, mount):
         artifactfs.prefetch(root / path for path in order)
         batches = [order[start : start + 16] for start in range(0, FILES, 16)]
         queue = context.Queue()
-        workers = [context.Process(target=work, args=(root, batches[number::4], queue)) for number in range(4)]
+        workers = [
+            context.Process(target=work, args=(root, batches[number::4], queue), daemon=True) for number in range(4)
+        ]
         for worker in workers:
             worker.start()
         read = dict(pair for _ in batches for pair in queue.get(timeout=60))

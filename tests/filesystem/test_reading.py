@@ -345,7 +345,10 @@ def test_workers_read_on(either, tmp_path, method):
     assert file.read(4) == b"abcd"
     context = multiprocessing.get_context(method)
     queue = context.Queue()
-    processes = [context.Process(target=child, args=(queue, fs, file, "data:latest/file")) for _ in range(2)]
+    # daemon: one that hangs is ended with this process, which else waited for it.
+    processes = [
+        context.Process(target=child, args=(queue, fs, file, "data:latest/file"), daemon=True) for _ in range(2)
+    ]
     for process in processes:
         process.start()
     answers = [queue.get(timeout=60) for _ in processes]

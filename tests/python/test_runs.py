@@ -366,7 +366,7 @@ def test_a_forked_child_works_in_its_parents_run(run, api):
         assert run.use_artifact(made_here.name).download().is_dir()
         run.finish()
 
-    workers = [context.Process(target=work, args=(number,)) for number in range(3)]
+    workers = [context.Process(target=work, args=(number,), daemon=True) for number in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
