@@ -6,8 +6,8 @@ it writes, so that a half-written one can be told from one whose writer died. Ma
 A claim is a lock on one byte of a file, at the offset of its number: an open-file-description lock (fcntl(2), F_OFD_SETLK), which
 belongs to the open file and not to the process. So two caches in one process claim against each other, and the locks vanish with
 their owner however it ends. A forked child closes the file, as the locks would last until it ends too. One byte a number: with a
-fixed number of lock files two chunks would now and then share one, and a stalled fetch hold up another chunk. The kernel keeps the locks of a
-file in a list: a call with 4,000 held ones takes about 20 µs.
+fixed number of lock files two chunks would now and then share one, and a stalled fetch hold up another chunk. The kernel keeps the
+locks of a file in a list: a call with 4,000 held ones takes about 20 µs.
 """
 
 from __future__ import annotations
