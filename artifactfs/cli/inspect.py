@@ -338,21 +338,12 @@ def _print_fields(fields: dict[str, Any], *, exact: bool) -> None:
             text = {True: "yes", False: "no", None: "unknown"}.get(value, str(value))
         printing.line(f"{label:<{width}}{text}".rstrip())
         if key == "metadata":
-            _print_metadata(value)
+            printing.values(value)
 
 
 def _run_text(run: dict[str, Any]) -> str:
     kind = f", {run['job_type']}" if run["job_type"] else ""
     return printing.shown(f"{run['name']} ({run['id']}{kind}, {run['state']})")
-
-
-def _print_metadata(metadata: dict[str, Any]) -> None:
-    import json
-
-    for key in sorted(metadata):
-        value = metadata[key]
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        printing.line(f"  {printing.shown(key)} = {printing.shown(text)}")
 
 
 @click.command("log")
@@ -386,4 +377,4 @@ def log_command(context: Context, name: str, as_json: bool, exact: bool) -> None
         printing.line(f"  {printing.when(version.created)}  {files}, {printing.size(version.size, exact=exact)}")
         for text in version.description.splitlines():
             printing.line(f"  {printing.shown(text)}")
-        _print_metadata(version.metadata)
+        printing.values(version.metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -11,18 +12,21 @@ import click
 from artifactfs.cli import printing
 from artifactfs.cli.context import ADDRESS, Context, pass_context
 from artifactfs.cli.inspect import as_json, version_fields
-from artifactfs.errors import NotFound
+from artifactfs.errors import Conflict, NotFound
 from artifactfs.model.lineage import STATES
 from artifactfs.model.names import Address
 
 if TYPE_CHECKING:
     from artifactfs.model.lineage import Lineage, Links, RunRecord
+    from artifactfs.registry.contract import Registry
 
 _LINES: Final = {True: ("├── ", "└── ", "│   "), False: ("|-- ", "`-- ", "|   ")}
 _GAP: Final = "    "
+_NAMED: Final = 5  # ids that a message offers
 
 
 @click.command("runs")
+@click.argument("run", required=False)
 @click.option("--job-type", metavar="T", help="Runs of this job type.")
 @click.option("--state", type=click.Choice(STATES), help="Runs in this state.")
 @click.option("--name", metavar="NAME", help="Runs of this name.")
@@ -30,14 +34,28 @@ _GAP: Final = "    "
 @as_json
 @pass_context
 def runs_command(
-    context: Context, job_type: str | None, state: str | None, name: str | None, limit: int | None, as_json: bool
+    context: Context,
+    run: str | None,
+    job_type: str | None,
+    state: str | None,
+    name: str | None,
+    limit: int | None,
+    as_json: bool,
 ) -> None:
     """List runs, the last started first, with how many versions each used and made.
+
+    With RUN, the id or the name of one, show all that is known of it: its command, configuration, inputs and outputs.
 
     \b
     Example:
       artifactfs runs --job-type train --state failed --limit 10
+      artifactfs runs train-20260131-140509
     """
+    if run is not None:
+        if job_type or state or name or limit is not None:
+            raise click.UsageError("RUN names one run; the options choose among all: give one or the others")
+        _show_run(context, run, as_json=as_json)
+        return
     try:
         with context.open() as repository:
             found = repository.registry.runs(job_type=job_type, state=state, name=name, limit=limit)
@@ -70,6 +88,54 @@ def runs_command(
             if not (job_type or state or name)
             else "no such runs"
         )
+
+
+def _show_run(context: Context, wanted: str, *, as_json: bool) -> None:
+    with context.open() as repository:
+        run = _find_run(repository.registry, wanted)
+        links = repository.registry.links(runs=[run.id])
+    names = {version.id: version.name for version in links.versions}
+    # A version that was deleted since has no name any more.
+    used, made = (
+        [names.get(link.version, "a deleted version") for link in links.links if link.output is output]
+        for output in (False, True)
+    )
+    if as_json:
+        printing.as_json({**run_fields(run), "used": used, "logged": made})
+        return
+    state = run.state if run.exit_status is None else f"{run.state}, exit status {run.exit_status}"
+    took = f"  (took {_took(run)})" if run.ended is not None else ""
+    for label, text in (
+        ("run", run.id),
+        ("name", run.name),
+        ("job type", run.job_type),
+        ("state", state),
+        ("started", printing.when(run.started)),
+        ("ended", printing.when(run.ended) + took if run.ended is not None else "not yet"),
+        ("host", run.host),
+        ("commit", run.commit_hash),
+        ("command", shlex.join(run.command)),
+        ("inputs", " ".join(used) or "none"),
+        ("outputs", " ".join(made) or "none"),
+    ):
+        printing.line(f"{label:<10}{printing.shown(text)}".rstrip())
+    printing.line("config")
+    printing.values(run.config)
+
+
+def _find_run(registry: Registry, wanted: str) -> RunRecord:
+    """The Run of an id or, if there is only one of it, of a name."""
+    found = registry.run(wanted)
+    if found is not None:
+        return found
+    named = registry.runs(name=wanted, limit=_NAMED + 1)
+    if not named:
+        raise NotFound(f"no run has the id or name {wanted!r}; `artifactfs runs` lists them")
+    if len(named) > 1:
+        more = ", …" if len(named) > _NAMED else ""
+        ids = ", ".join(run.id for run in named[:_NAMED])
+        raise Conflict(f"several runs are called {wanted!r}: give the id of one ({ids}{more})")
+    return named[0]
 
 
 def run_fields(run: RunRecord) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -51,6 +51,14 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequ
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
+
+
+def values(found: Mapping[str, Any]) -> None:
+    """Metadata or a configuration, a line for each key, sorted."""
+    for key in sorted(found):
+        value = found[key]
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        line(f"  {shown(key)} = {shown(text)}")
 
 
 def shown(text: str) -> str:

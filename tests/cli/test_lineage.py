@@ -156,3 +156,34 @@ def test_show_names_who_made_and_used_it(cli: Cli, pipeline: Repository):
     shown = cli("show", "model:v0").stdout
     assert re.search(r"^logged by +to model", shown, re.MULTILINE)
     assert re.search(r"^used by +to result", shown, re.MULTILINE)
+
+
+def test_one_run(cli: Cli, pipeline: Repository):
+    pipeline.registry.update_run("fit", config={"rate": 0.1, "note": "a\x1bb"}, state=FAILED, exit_status=3)
+    lines = cli("runs", "fit").lines
+    assert lines[:4] == ["run       fit", "name      to model", "job type  t", "state     failed, exit status 3"]
+    assert "inputs    data:v0" in lines
+    assert "outputs   model:v0" in lines
+    assert lines[-3:] == ["config", "  note = a\\x1bb", "  rate = 0.1"]
+    assert cli("runs", "to model").lines == lines  # by its name
+    found = json.loads(cli("runs", "judge", "--json").stdout)
+    assert (found["id"], found["state"], found["used"], found["logged"]) == (
+        "judge",
+        "running",
+        ["model:v0"],
+        ["result:v0"],
+    )
+    assert "ended     not yet" in cli("runs", "judge").lines
+    pipeline.registry.delete("data", 0)
+    assert "inputs    a deleted version" in cli("runs", "fit").lines
+
+
+def test_a_run_that_is_none_or_several(cli: Cli, pipeline: Repository):
+    for number in range(7):
+        pipeline.registry.start_run(NewRun(id=f"again{number}", name="again", job_type="t"))
+    said = cli.refuses("runs", "again")
+    assert "several runs are called 'again'" in said
+    assert "again6, " in said
+    assert said.count("again") == 1 + 5
+    assert "no run has the id or name 'nobody'; `artifactfs runs` lists them" in cli.refuses("runs", "nobody")
+    assert "one run" in cli.refuses("runs", "fit", "--limit", "1", status=2)

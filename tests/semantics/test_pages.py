@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+import artifactfs
 from tests.references.store import storing
 from tests.semantics.printed import check, console_blocks
 
@@ -28,7 +30,7 @@ def follow(page: str, home: Path, variables: dict[str, str] | None = None) -> No
     check("".join(blocks), home, variables)
 
 
-@pytest.mark.parametrize("page", ["data-sets.md", "models.md", "lineage.md", "from-wandb.md", "fsspec.md"])
+@pytest.mark.parametrize("page", ["data-sets.md", "models.md", "lineage.md", "from-wandb.md", "fsspec.md", "python.md"])
 def test_a_page_can_be_followed(page: str, home: Path):
     follow(page, home)
 
@@ -45,3 +47,16 @@ def test_the_page_on_references_can_be_followed(home: Path):
             "AWS_REGION": "us-east-1",
         }
         follow("references.md", home, bucket)
+
+
+def test_the_page_on_python_has_everything_that_is_exported():
+    page = (DOCS / "python.md").read_text("utf-8")
+    missing = []
+    for name in artifactfs.__all__:
+        exported = getattr(artifactfs, name)
+        if inspect.isclass(exported) and not issubclass(exported, Exception):
+            members = [each for each in dir(exported) if not each.startswith("_")]
+            missing += [f"{name}.{each}" for each in members if not re.search(rf"(^|`){each}\b", page, re.MULTILINE)]
+        elif name != "__version__" and not re.search(rf"^## {name}$|`{name}` \(", page, re.MULTILINE):
+            missing.append(name)
+    assert missing == []
