@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from artifactfs.config import Settings
     from artifactfs.mount.service import Plan, Started
 
-_STATED: Final = ("repository", "project", "read_only", "allow_other", "pins", "binding")
+_STATED: Final = ("repository", "project", "read_only", "allow_other", "share_references", "pins", "binding")
 _DEAD_SECONDS: Final = 5.0
 
 
@@ -29,6 +29,11 @@ _DEAD_SECONDS: Final = 5.0
 @click.option("--read-only", is_flag=True, help="Versions alone, without staging: reads are fastest.")
 @click.option("--pin", "pins", metavar="NAME=vN", multiple=True, help="Let NAME's `latest` stay vN in this mount.")
 @click.option("--allow-other", is_flag=True, help="Let other users see the mount, by its permissions.")
+@click.option(
+    "--share-references",
+    is_flag=True,
+    help="With --allow-other: let others read references to the web and to buckets, with this user's credentials.",
+)
 @click.option("--binding", type=click.Choice(["kernel", "fusepy"]), default="kernel", help="How FUSE is spoken.")
 @pass_context
 def mount_command(
@@ -38,6 +43,7 @@ def mount_command(
     read_only: bool,
     pins: tuple[str, ...],
     allow_other: bool,
+    share_references: bool,
     binding: str,
 ) -> None:
     """Mount the repository; returns when the tree is ready, and prints the mount point.
@@ -53,6 +59,8 @@ def mount_command(
     from artifactfs.mount import attach, daemon
     from artifactfs.mount.service import Plan
 
+    if share_references and not allow_other:
+        raise click.UsageError("--share-references is for a mount that others see: give --allow-other too")
     settings = context.settings
     path = attach.resolve(str(mountpoint or settings.mountpoint))
     plan = Plan(
@@ -62,6 +70,7 @@ def mount_command(
         workspace=str(settings.workspace(Path(path))),
         read_only=read_only,
         allow_other=allow_other,
+        share_references=share_references,
         pins=_pins(pins),
         binding=binding,
         cache=settings.cache,

@@ -50,7 +50,8 @@ _BATCH: Final = 1000  # changes in a line of the socket
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to mount where. ``mountpoint`` is as :func:`attach.resolve` gives it; ``workspace`` is made when absent.
 
-    ``cache`` and ``seconds`` (the bound of every request) are for what is on another machine: a repository, and References.
+    ``cache`` and ``seconds`` (the bound of every request) are for what is on another machine: a repository, and References, which
+    other users than the mounting one may read only with ``share_references``.
     """
 
     repository: str
@@ -59,6 +60,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     workspace: str
     read_only: bool = False
     allow_other: bool = False
+    share_references: bool = False
     pins: dict[str, int] = {}
     binding: str = "kernel"
     cache: CacheSettings | None = None
@@ -109,7 +111,12 @@ class Service:
         _keep_freed_memory()
         with contextlib.ExitStack() as resources:
             self._repository = resources.enter_context(self._open())
-            self._sources = Sources(self._repository, self._plan.mountpoint, shared=self._plan.allow_other)
+            self._sources = Sources(
+                self._repository,
+                self._plan.mountpoint,
+                shared=self._plan.allow_other,
+                lent=self._plan.share_references,
+            )
             # A read-only mount is not told of opens (or of the first of many alone), so it is no witness.
             self._witness = None if self._plan.read_only else Witness(self._repository.registry)
             if self._witness is not None:
@@ -237,6 +244,7 @@ class Service:
             "since": self._since.isoformat(timespec="seconds"),
             "read_only": plan.read_only,
             "allow_other": plan.allow_other,
+            "share_references": plan.share_references,
             "pins": plan.pins,
             "binding": plan.binding,
             **({} if cache is None else {"cache": str(cache.directory)}),

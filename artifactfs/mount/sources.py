@@ -18,6 +18,7 @@ from artifactfs.repository import Repository
 
 MAX_SIZES: Final = 100_000
 """References of unrecorded size whose size is remembered, about 100 bytes each."""
+_WITHOUT_CREDENTIALS: Final = frozenset({"artifact", "file"})
 LINKS: Final = 40
 """Symlinks followed on a path, as by the kernel."""
 
@@ -26,13 +27,17 @@ class Sources:
     """The references of a repository, seen from a mount at ``mountpoint`` (as :func:`attach.resolve` gives it; "" for none).
 
     ``shared``: other users see the mount. It would read them files of this machine with its own user's rights, which they may not
-    have, so a ``file://`` reference is a symlink to its path then, and the kernel asks for the rights of who follows it.
+    have, so a ``file://`` reference is a symlink to its path then, and the kernel asks for the rights of who follows it. What is
+    elsewhere it reads with its user's credentials, so only that user may read it (and root, who may become anybody), unless ``lent``.
     """
 
-    def __init__(self, repository: Repository, mountpoint: str = "", *, shared: bool = False) -> None:
+    def __init__(
+        self, repository: Repository, mountpoint: str = "", *, shared: bool = False, lent: bool = False
+    ) -> None:
         self._repository = repository
         self._mountpoint = mountpoint
         self._shared = shared
+        self._lent = lent
         self._sizes: dict[int, int] = {}
 
     def readable(self, entry: RefEntry) -> bool:
@@ -45,6 +50,15 @@ class Sources:
             with suppress(InvalidInput):
                 return os.fsencode(path_of(entry.uri))
         return entry.uri.encode()
+
+    def mode(self, entry: RefEntry, mode: int) -> int:
+        """The mode of a reference that is a file: without any rights of others where it is read with the mount's credentials.
+
+        A mode and no check when it is opened: the kernel looks at it in every mount that others see (default_permissions), also where
+        opens are not seen, and whoever is refused can see why.
+        """
+        own = self._shared and not self._lent and scheme_of(entry.uri) not in _WITHOUT_CREDENTIALS
+        return mode & ~0o077 if own else mode
 
     def _is_of_others(self, entry: RefEntry) -> bool:
         return self._shared and scheme_of(entry.uri) == "file"

@@ -152,11 +152,14 @@ class Staging:
             status = local.status() if inode.digest is None else None
             if status is not None and status.st_size == size:
                 blocks = status.st_blocks
-        valid = FOREVER
-        if inode.reference is not None and inode.file and reference_of(inode.reference).size is None:
-            size, valid = self._sources.found_size(inode.id), 0.0
+        mode, valid = inode.mode, FOREVER
+        if inode.reference is not None and inode.file:
+            entry = reference_of(inode.reference)
+            mode = self._sources.mode(entry, mode)
+            if entry.size is None:
+                size, valid = self._sources.found_size(inode.id), 0.0
         return Attr(
-            inode.id, inode.mode, size, inode.mtime, inode.nlink, inode.uid, inode.gid, FOREVER, valid,
+            inode.id, mode, size, inode.mtime, inode.nlink, inode.uid, inode.gid, FOREVER, valid,
             inode.atime, inode.ctime, blocks,
         )  # fmt: skip
 

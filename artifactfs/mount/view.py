@@ -299,9 +299,10 @@ class View:
         elif not self._sources.readable(entry):
             mode, size = _LINK, len(self._sources.target(entry))
         elif entry.size is not None:
-            mode, size = _FILE, entry.size
+            mode, size = self._sources.mode(entry, _FILE), entry.size
         else:
-            return self._plain(node, _FILE, self._sources.found_size(node), created, FOREVER, 0.0)
+            mode = self._sources.mode(entry, _FILE)
+            return self._plain(node, mode, self._sources.found_size(node), created, FOREVER, 0.0)
         return self._plain(node, mode, size, created, FOREVER, FOREVER)
 
     def _plain(self, node: int, mode: int, size: int, when: int, entry_valid: float, attr_valid: float) -> Attr:

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,3 +188,44 @@ def test_the_content_never_passes_through_the_server(tmp_path: Path, binding: st
             ["grep", "-rlF", "day,rented", server.repository], check=False, capture_output=True, text=True
         )
         assert stored.stdout == ""
+
+
+def as_nobody(command: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", command], cwd=directory, user="nobody", group="nogroup", extra_groups=[],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A directory that every user may go through, unlike those of pytest."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.parametrize("read_only", [False, True], ids=["writable", "read-only"])
+def test_in_a_mount_that_others_see_they_are_read_with_ones_own_credentials(
+    open_place: Path, binding: str, web: Web, read_only: bool
+):
+    words = ("--allow-other", *(("--read-only",) if read_only else ()))
+    with living(open_place / "m", binding) as made:
+        made.cli.env["ARTIFACTFS_TIMEOUT"] = TIMEOUT
+        log(made, web)
+        made("put", "copied", "--reference", "artifact://default/raw:v0/notes.txt=notes.txt")
+        assert "give --allow-other too" in made.refuses("mount", made.root, "--share-references", status=2)
+        made.mount(*words)
+        places = [made.root / "raw/v0", *([] if read_only else [made.root / "raw/staging"])]
+        for place in places:
+            # Whoever mounted reads, so that the bytes are in the kernel's memory; another one sees it and may not.
+            assert (place / "in/day.csv").read_bytes() == b"day,rented\n1,985\n"
+            assert as_nobody("stat -c %s in/day.csv; cat notes.txt", place).stdout == "17\nnotes\n"
+            refused = as_nobody("cat in/day.csv", place)
+            assert (refused.stdout, refused.returncode) == ("", 1)
+            assert "Permission denied" in refused.stderr
+        assert as_nobody("cat notes.txt", made.root / "copied/v0").stdout == "notes\n"  # of this repository
+        made.unmount()
+        made.mount(*words, "--share-references")
+        for place in places:
+            assert as_nobody("cat in/day.csv", place).stdout == "day,rented\n1,985\n"
