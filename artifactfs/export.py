@@ -3,6 +3,9 @@
 Only what is not there yet is written: a file that already has the right bytes (checked by digest, not by size and time) is kept.
 Files that the version does not have are left alone.
 
+A symlink is content: it is made as the version has it and never followed, neither when it was just made nor when it was there before.
+Nothing logs one that leads out of its artifact, but a client that keeps no rules may have; so these are named.
+
 References come last, when all else is there: those of known schemes are fetched, several at a time; what cannot be had is named, and
 others come nevertheless. Of one without a digest that can be computed here (an etag is the source's business), a file of its size with
 the version's time, which this module gave it, counts as the right one.
@@ -27,7 +30,7 @@ import msgspec
 from artifactfs.content.reader import FileReader
 from artifactfs.errors import ArtifactFSError, Conflict, Integrity, NoSpace, translate_os
 from artifactfs.model.digest import DATA, digest
-from artifactfs.model.names import check_part
+from artifactfs.model.names import check_part, leaves_artifact
 from artifactfs.model.records import VersionRecord
 from artifactfs.model.tree import DirEntry, Entry, FileEntry, LinkEntry, RefEntry
 from artifactfs.references.contract import digest_of
@@ -47,8 +50,8 @@ _WINDOW: Final = 4 << 20  # bytes read and written at a time: one chunk at the m
 class ExportResult(msgspec.Struct):
     """What was done: files written and kept (references among them), bytes written; and what was not.
 
-    ``references`` are those of unknown schemes, which are left out: ``path -> URI``. ``failures`` are files that are damaged, and
-    ``missing`` references that could not be had, with why.
+    ``references`` are those of unknown schemes, which are left out: ``path -> URI``. ``failures`` are files that are damaged (or symlinks that
+    cannot be made), and ``missing`` references that could not be had, with why. ``outward`` are symlinks that lead out of the version: ``path -> target``.
     """
 
     path: Path
@@ -58,6 +61,7 @@ class ExportResult(msgspec.Struct):
     references: list[str] = msgspec.field(default_factory=list)
     failures: list[str] = msgspec.field(default_factory=list)
     missing: list[str] = msgspec.field(default_factory=list)
+    outward: list[str] = msgspec.field(default_factory=list)
 
 
 class _Wanted(NamedTuple):
@@ -142,7 +146,7 @@ class _Export:
             self.make_directory(target)
             self.directory(entry.digest, f"{path}/", target)
         elif isinstance(entry, LinkEntry):
-            self._link(entry, target)
+            self._link(entry, path, target)
         elif isinstance(entry, RefEntry):
             if self._repository.references.knows(entry.uri):
                 self._wanted.append(_Wanted(entry, path, target))
@@ -156,7 +160,12 @@ class _Export:
         if self._progress is not None:
             self._progress(self._result)
 
-    def _link(self, entry: LinkEntry, target: Path) -> None:
+    def _link(self, entry: LinkEntry, path: str, target: Path) -> None:
+        if not entry.target or "\0" in entry.target:
+            self._result.failures.append(f"{self._version.name}/{path}: no symlink can have the target {entry.target!r}")
+            return
+        if leaves_artifact(path.removesuffix(entry.name), entry.target):
+            self._result.outward.append(f"{path} -> {entry.target}")
         with suppress(OSError):
             if os.readlink(target) == entry.target:  # noqa: PTH115 - the text as it stands
                 self._result.kept += 1

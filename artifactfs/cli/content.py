@@ -239,6 +239,10 @@ def get_command(context: Context, address: Address, dest: Path | None) -> None:
         record_input(repository, version)
     for reference in result.references:
         printing.note(f"left out, as nothing here reads its scheme: {printing.shown(reference)}")
+    for link in result.outward[:_NAMED]:
+        printing.note(f"this symlink leads out of the version, so do not write through it: {printing.shown(link)}")
+    if len(result.outward) > _NAMED:
+        printing.note(f"so do {len(result.outward) - _NAMED} more")
     printing.note(
         f"{printing.many(result.written, 'file')} written ({printing.size(result.bytes_written)}), {result.kept:,} kept"
     )

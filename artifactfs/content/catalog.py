@@ -39,7 +39,10 @@ _ASK_SECONDS: Final = 10.0  # for this process's other questions, each of which 
 APPLICATION_ID: Final = 0x41465363  # "AFSc" in bytes 68-71 of the file
 
 KEY_SIZE: Final = 33  # bytes: digest and kind
+LARGEST: Final = 1 << 30
+"""Bytes of an extent or a chunk at most: of a chunk's row that says more something is damaged."""
 
+_MOST: Final = 1 << 50  # bytes of a part; no disk of one machine holds more
 _ASKED_AT_ONCE: Final = 500
 _WRITTEN_AT_ONCE: Final = 100
 _CHECKPOINT_PAGES: Final = 1000  # 4 MiB of log, which counts as taken space
@@ -155,23 +158,26 @@ class Catalog:
         """A remembered answer."""
         with self._translated(), self._asked() as connection:
             rows = connection.execute("SELECT value FROM answer WHERE key = ?", (key,)).fetchall()
-        return bytes(rows[0][0]) if rows else None
+        return self._checked(rows[0], bytes)[0] if rows else None
 
     def counters(self) -> dict[str, int]:
         """Counts of all processes, as far as they are written."""
         with self._translated(), self._asked() as connection:
-            return dict(connection.execute("SELECT name, value FROM counter").fetchall())
+            rows = connection.execute("SELECT name, value FROM counter").fetchall()
+        return dict(self._checked(row, str, int) for row in rows)
 
     def parts(self) -> dict[int, PartCounts]:
         """What each part holds. About 1 ms for 10,000 extents."""
         with self._translated(), self._asked() as connection:
-            held = {
-                part: (extents, chunks)
-                for part, extents, chunks in connection.execute(
-                    "SELECT part, count(*), sum(chunks) FROM extent WHERE complete = 1 GROUP BY part"
-                ).fetchall()
-            }
-            sums = connection.execute("SELECT part, bytes, pinned FROM part").fetchall()
+            counts = connection.execute(
+                "SELECT part, count(*), sum(chunks) FROM extent WHERE complete = 1 GROUP BY part"
+            ).fetchall()
+            sums = [
+                self._checked(row, int, int, int) for row in connection.execute("SELECT part, bytes, pinned FROM part")
+            ]
+        held = {
+            part: (extents, chunks) for part, extents, chunks in (self._checked(row, int, int, int) for row in counts)
+        }
         return {part: PartCounts(taken, pinned, *held.get(part, (0, 0))) for part, taken, pinned in sums}
 
     # -- changing, from the shelf's thread -------------------------------------------------------------------------
@@ -199,11 +205,16 @@ class Catalog:
 
     def sums(self, part: int) -> Sums:
         """Bytes of a part."""
-        return Sums(*self._one("SELECT bytes, pinned FROM part WHERE part = ?", (part,)))
+        found = Sums(*self._checked(self._one("SELECT bytes, pinned FROM part WHERE part = ?", (part,)), int, int))
+        if not 0 <= found.pinned <= found.taken <= _MOST:
+            raise Integrity(
+                f"{self.path} is damaged: a part cannot take {found.taken} bytes, {found.pinned} of them pinned"
+            )
+        return found
 
     def unfinished_bytes(self) -> int:
         """Bytes of extents that are being written."""
-        found: int = self._one("SELECT ifnull(sum(bytes), 0) FROM extent WHERE complete = 0")[0]
+        found: int = self._checked(self._one("SELECT ifnull(sum(bytes), 0) FROM extent WHERE complete = 0"), int)[0]
         return found
 
     def oldest(self, part: int, count: int) -> list[Extent]:
@@ -375,7 +386,14 @@ class Catalog:
 
     def _extents(self, which: str, values: Sequence[Any]) -> list[Extent]:
         rows = self._rows(f"SELECT id, part, bytes, pinned, members FROM extent WHERE {which}", values)
-        return [Extent(number, part, taken, bool(pinned), members) for number, part, taken, pinned, members in rows]
+        checked = (self._checked(row, int, int, int, int, bytes) for row in rows)
+        return [Extent(number, part, taken, bool(pinned), members) for number, part, taken, pinned, members in checked]
+
+    def _checked(self, row: Sequence[Any], *types: type) -> Any:
+        """A row whose values have these types. Integrity otherwise: SQLite has any value in any column, and a bit may flip."""
+        if not all(map(isinstance, row, types)):
+            raise Integrity(f"{self.path} is damaged: a row holds what no row does")
+        return row
 
     def _count(self, part: int, taken: int, pinned: int) -> None:
         self._run("UPDATE part SET bytes = bytes + ?, pinned = pinned + ? WHERE part = ?", (taken, pinned, part))
@@ -476,16 +494,34 @@ def translate_sqlite(error: sqlite3.Error, what: str) -> ArtifactFSError:
 def _find(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[Row]:
     if len(keys) == 1:
         statement = "SELECT key, extent, offset, length, size, flags FROM chunk WHERE key = ?"
-        return connection.execute(statement, keys).fetchall()
+        return [_row(*row) for row in connection.execute(statement, keys).fetchall()]
     asked = _padded(keys)
     statement = f"SELECT group_concat({_ROW}, char(10)) FROM chunk WHERE key IN ({_marks(asked)})"
     text: str | None = connection.execute(statement, asked).fetchall()[0][0]
     if text is None:
         return []
-    return [
-        (bytes.fromhex(key), int(extent), int(offset), int(length), int(size), int(flags))
-        for key, extent, offset, length, size, flags in (line.split(" ") for line in text.split("\n"))
-    ]
+    try:
+        return [
+            _row(bytes.fromhex(key), int(extent), int(offset), int(length), int(size), int(flags))
+            for key, extent, offset, length, size, flags in (line.split(" ") for line in text.split("\n"))
+        ]
+    except ValueError as error:
+        raise Integrity(f"the catalog of the cache is damaged: {error}") from error
+
+
+def _row(key: object, extent: object, offset: object, length: object, size: object, flags: object) -> Row:
+    """A row as it can be: others would be read as a place that no file has, or as more bytes than there is memory."""
+    if (
+        isinstance(key, bytes)
+        and type(extent) is type(offset) is type(length) is type(size) is type(flags) is int
+        and extent >= 0
+        and 0 <= offset <= LARGEST
+        and 0 < length <= LARGEST
+        and 0 < size <= LARGEST
+        and 0 <= flags <= 0xFF
+    ):
+        return key, extent, offset, length, size, flags
+    raise Integrity("the catalog of the cache is damaged: a chunk's row is none that it can have")
 
 
 def _padded(keys: Sequence[bytes]) -> Sequence[bytes]:

@@ -171,8 +171,10 @@ class Shelf:
                 if not missing:
                     self.catalog.reserve(extent, time.time())
                     return True
-                if part is None or not self._evict(part, missing):
+                if part is None:
                     return False
+                if not self._evict(part, missing):
+                    raise Integrity(f"the cache {self._path} is damaged: it counts bytes that no extent takes")
             if time.monotonic() > deadline:
                 return False
 
@@ -208,7 +210,10 @@ class Shelf:
         removed: list[Extent] = []
         for extent in extents:
             # Files first: on a full disk they make the room for the rows' change.
-            self._vaults[extent.part].remove(extent.id)
+            vault = self._vaults.get(extent.part)
+            if vault is None:
+                raise Integrity(f"the cache {self._path} is damaged: it has no part {extent.part}")
+            vault.remove(extent.id)
             self._removed(extent.id)
             removed.append(extent)
             if time.monotonic() > deadline:

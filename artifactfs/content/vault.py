@@ -228,6 +228,8 @@ class Vault:
                 raise translate_sqlite(error, str(self._table)) from error
             if isinstance(error, OSError):
                 raise translate_os(error, f"cannot write to {self.directory}") from error
+            if isinstance(error, TypeError | ValueError | LookupError | AttributeError):
+                raise Integrity(f"{self._table} is damaged: diskcache does not understand it ({error})") from error
             raise
 
     def _held(self) -> Unavailable:

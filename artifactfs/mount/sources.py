@@ -11,14 +11,13 @@ from typing import Final
 
 from artifactfs.errors import Access, InvalidInput, Unavailable
 from artifactfs.model.tree import RefEntry
-from artifactfs.references.contract import ReferenceFile
+from artifactfs.references.contract import ReferenceFile, digest_of
 from artifactfs.references.files import path_of
 from artifactfs.references.uris import scheme_of
 from artifactfs.repository import Repository
 
 MAX_SIZES: Final = 100_000
 """References of unrecorded size whose size is remembered, about 100 bytes each."""
-_WITHOUT_CREDENTIALS: Final = frozenset({"artifact", "file"})
 LINKS: Final = 40
 """Symlinks followed on a path, as by the kernel."""
 
@@ -57,8 +56,18 @@ class Sources:
         A mode and no check when it is opened: the kernel looks at it in every mount that others see (default_permissions), also where
         opens are not seen, and whoever is refused can see why.
         """
-        own = self._shared and not self._lent and scheme_of(entry.uri) not in _WITHOUT_CREDENTIALS
-        return mode & ~0o077 if own else mode
+        return mode & ~0o077 if self._shared and self._is_own_alone(entry) else mode
+
+    def _is_own_alone(self, entry: RefEntry) -> bool:
+        """Whether others may not read a reference.
+
+        One to another artifact whose digest was recorded is content of the repository. Without, it may lead to any reference, a
+        ``file://`` one as well, and to another one tomorrow: so it is not lent either.
+        """
+        scheme = scheme_of(entry.uri)
+        if scheme == "artifact":
+            return digest_of(entry) is None or entry.size is None
+        return scheme != "file" and not self._lent
 
     def _is_of_others(self, entry: RefEntry) -> bool:
         return self._shared and scheme_of(entry.uri) == "file"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from artifactfs.building import Hasher
+from artifactfs.building import Hasher, shortened
 from artifactfs.content.writer import FileContent
 from artifactfs.errors import ArtifactFSError, Conflict, Integrity, InvalidInput, NotFound, Unavailable, translate_os
 from artifactfs.export import ExportResult, export
@@ -60,11 +60,15 @@ def _download(
         whole.references += result.references
         whole.failures += result.failures
         whole.missing += result.missing
+        whole.outward += result.outward
     left_out = whole.references
     if left_out:
         was, its = ("was", "its") if len(left_out) == 1 else ("were", "their")
         what = f"{_many(left_out, 'reference')} of {version.name} {was} left out, as nothing here reads {its} scheme"
         warnings.warn(_listed(what, left_out), stacklevel=4)
+    if whole.outward:
+        what = f"symlinks of {version.name} in {root} that lead out of the version, so do not write through them"
+        warnings.warn(_listed(what, shortened(whole.outward)), stacklevel=4)
     if whole.failures:
         what = f"{_many(whole.failures, 'file')} of {version.name} could not be read; the rest is in {root}"
         raise Integrity(_listed(what, whole.failures))

@@ -123,6 +123,20 @@ def test_put_names_bad_files_inside_directories(cli, bikes):
     assert "no artifact 'bike-dataset'" in cli.refuses("ls", "bike-dataset")
 
 
+def test_get_names_symlinks_that_lead_out_of_the_version(cli, bikes, monkeypatch):
+    (bikes / "images" / "out").symlink_to("/nowhere/x\033[1m")
+    cli("init")
+    monkeypatch.setattr("artifactfs.building.leaves_artifact", lambda directory, target: False)
+    with Repository.open(str(cli.home / ".local/share/artifactfs/repository")) as repository:
+        draft = Draft(repository)  # of a client that keeps no rule
+        draft.add(bikes)
+        draft.commit("bike-dataset")
+    done = cli("get", "bike-dataset", cli.home / "back")
+    note = "this symlink leads out of the version, so do not write through it: images/out -> /nowhere/x\\x1b[1m"
+    assert note in done.stderr.splitlines()
+    assert os.readlink(cli.home / "back/images/out") == "/nowhere/x\033[1m"
+
+
 def test_follow_links_stores_what_they_point_to(cli, bikes):
     (cli.home / "outside").write_text("from outside")
     (bikes / "out").symlink_to(cli.home / "outside")

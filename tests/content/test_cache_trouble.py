@@ -303,6 +303,39 @@ def test_a_catalog_damaged_in_use_is_a_miss_and_made_anew(opened, directory, how
     eventually(lambda: get(cache, name_of(501)) == noise(501, 1000))
 
 
+COLUMNS = [
+    "chunk.extent", "chunk.offset", "chunk.length", "chunk.size", "chunk.flags", "extent.part", "extent.bytes", "extent.used",
+    "extent.members", "extent.chunks", "part.bytes", "part.pinned", "counter.value", "answer.value", "answer.stored", "meta.value",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("value", ["text", 0.5, -1, 2**62, b"x"], ids=["text", "fraction", "negative", "huge", "bytes"])
+def test_a_value_that_a_flipped_bit_left_is_no_error(opened, directory, impatient, column, value):
+    cache = opened(limit=4 << 20)
+    names = [keep(cache, noise(number, 1000))[0] for number in range(20)]
+    cache.remember("key", b"answer")
+    get(cache, names[0])
+    cache.status()
+    table, name = column.split(".")
+    with closing(sqlite3.connect(directory / "catalog.db", isolation_level=None)) as connection:
+        connection.execute(f"UPDATE {table} SET {name} = ?", (value,))  # noqa: S608 - both are of the list above
+    for each in (cache, opened(limit=4 << 20)):
+        for wanted in (names[:1], names):
+            for name, held in each.find(wanted, DATA).items():
+                assert each.read(held) in {None, noise(names.index(name), 1000)} or column in {
+                    "chunk.offset",
+                    "chunk.extent",
+                }
+        for number in range(30, 60):  # so that some must go
+            offer(each, noise(number, 200_000))
+        each.recall("key")
+        each.pin(names)
+        each.drop(names[:3])
+        each.status()
+    eventually(lambda: offer(cache, noise(500, 1000)) and get(cache, name_of(500)) == noise(500, 1000))
+
+
 def test_a_planted_pickle_is_not_run(opened, directory):
     class Planted:
         def __reduce__(self):

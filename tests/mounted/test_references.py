@@ -214,6 +214,12 @@ def test_in_a_mount_that_others_see_they_are_read_with_ones_own_credentials(
         made.cli.env["ARTIFACTFS_TIMEOUT"] = TIMEOUT
         log(made, web)
         made("put", "copied", "--reference", "artifact://default/raw:v0/notes.txt=notes.txt")
+        private = made.cli.home / "private.txt"
+        private.write_text("not for everybody\n")
+        private.chmod(0o600)
+        made("put", "private", "--reference", f"{private.as_uri()}=private.txt")
+        made("put", "around", "--no-checksum", "--reference", "artifact://default/raw:v0/in/day.csv=day.csv")
+        made("put", "around", "--no-checksum", "--reference", "artifact://default/private:v0/private.txt=private.txt")
         assert "give --allow-other too" in made.refuses("mount", made.root, "--share-references", status=2)
         made.mount(*words)
         places = [made.root / "raw/v0", *([] if read_only else [made.root / "raw/staging"])]
@@ -225,7 +231,13 @@ def test_in_a_mount_that_others_see_they_are_read_with_ones_own_credentials(
             assert (refused.stdout, refused.returncode) == ("", 1)
             assert "Permission denied" in refused.stderr
         assert as_nobody("cat notes.txt", made.root / "copied/v0").stdout == "notes\n"  # of this repository
+        around = [made.root / "around/v0/day.csv", made.root / "around/v1/private.txt"]
+        assert [path.read_text() for path in around] == ["day,rented\n1,985\n", "not for everybody\n"]
+        assert "Permission denied" in as_nobody(f"cat {around[0]}", Path("/")).stderr
         made.unmount()
         made.mount(*words, "--share-references")
         for place in places:
             assert as_nobody("cat in/day.csv", place).stdout == "day,rented\n1,985\n"
+        assert around[1].read_text() == "not for everybody\n"  # what a reference without a digest leads to is not lent
+        refused = as_nobody(f"cat {around[1]}", Path("/"))
+        assert (refused.stdout, refused.returncode) == ("", 1)

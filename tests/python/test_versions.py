@@ -205,6 +205,24 @@ def test_checkout_deletes_what_is_no_part_of_it(version, tmp_path):
     assert tmp_path.exists()
 
 
+def test_download_names_symlinks_that_lead_out_and_never_follows_them(run, tmp_path, monkeypatch):
+    source, victim = write(tmp_path / "source", a="1"), write(tmp_path / "victim", kept="1")
+    (source / "out").symlink_to(victim)
+    hostile = Artifact("data", type="dataset")
+    with monkeypatch.context() as patched:  # a client that keeps no rule
+        patched.setattr("artifactfs.building.leaves_artifact", lambda directory, target: False)
+        hostile.add_dir(source)
+        version = run.log_artifact(hostile)
+    with pytest.warns(UserWarning, match=f"(?s)symlinks of data:v0 .* do not write through them:\n  out -> {victim}"):
+        root = version.download(tmp_path / "root")
+    later = run.log_artifact(made(a="1", out__kept="2"))
+    with pytest.raises(Conflict, match="out is in the way"):
+        later.download(root)
+    later.checkout(root)
+    assert contents(root) == {"a": "1", "out/kept": "2"}
+    assert contents(victim) == {"kept": "1"}
+
+
 def test_checkout_spares_the_machine_and_the_repository(version, location, tmp_path):
     with pytest.raises(InvalidInput, match="root='/' is its root directory"):
         version.checkout("/")

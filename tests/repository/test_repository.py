@@ -181,6 +181,49 @@ def test_export_does_not_follow_a_planted_symlink(repository, tree, tmp_path):
     assert list((tmp_path / "victim").iterdir()) == []
 
 
+def test_export_makes_a_symlink_that_leads_out_names_it_and_never_follows_it(repository, tmp_path, monkeypatch):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (tmp_path / "hostile/sub").mkdir(parents=True)
+    (tmp_path / "hostile/sub/up").symlink_to("../../victim")
+    (tmp_path / "hostile/there").symlink_to(victim)
+    (tmp_path / "hostile/file").symlink_to(victim / "file")
+    (tmp_path / "hostile/inward").symlink_to("sub/../file")
+    with monkeypatch.context() as patched:  # a client that keeps no rule
+        patched.setattr("artifactfs.building.leaves_artifact", lambda directory, target: False)
+        hostile = put(repository, tmp_path / "hostile")
+    out = tmp_path / "out"
+    for _ in range(2):  # it is named when it is there already, too
+        outward = export(repository, hostile, "", out).outward
+        assert outward == [f"file -> {victim}/file", "sub/up -> ../../victim", f"there -> {victim}"]
+    assert export(repository, hostile, "sub/up", tmp_path / "part").outward == ["sub/up -> ../../victim"]
+    assert os.readlink(out / "there") == str(victim)
+    later = tmp_path / "later"
+    (later / "there/deep").mkdir(parents=True)
+    (later / "there/deep/x").write_text("x")
+    (later / "file").write_text("new")
+    second = put(repository, later)
+    for path in ("", "there", "there/deep", "there/deep/x"):
+        with pytest.raises(Conflict, match="out/there is in the way"):
+            export(repository, second, path, out)
+    export(repository, second, "file", out)
+    assert (out / "file").read_text() == "new"
+    assert not (out / "file").is_symlink()  # replaced, not followed
+    assert list(victim.iterdir()) == []
+
+
+def test_a_symlink_that_cannot_be_made_is_named_and_the_rest_comes(repository, tmp_path, monkeypatch):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/link").symlink_to("target")
+    (tmp_path / "source/more").write_text("more")
+    with monkeypatch.context() as patched:
+        patched.setattr("artifactfs.building.link_target", lambda *_: "a\0b")
+        version = put(repository, tmp_path / "source")
+    result = export(repository, version, "", tmp_path / "out")
+    assert result.failures == ["data:v0/link: no symlink can have the target 'a\\x00b'"]
+    assert snapshot(tmp_path / "out") == {"more": (b"more", False)}
+
+
 def damage(place, reader=None):
     """Flip one byte in the middle of the largest pack."""
     pack = max(place.rglob("*.pack"), key=lambda path: path.stat().st_size)
