@@ -50,8 +50,9 @@ _WINDOW: Final = 4 << 20  # bytes read and written at a time: one chunk at the m
 class ExportResult(msgspec.Struct):
     """What was done: files written and kept (references among them), bytes written; and what was not.
 
-    ``references`` are those of unknown schemes, which are left out: ``path -> URI``. ``failures`` are files that are damaged (or symlinks that
-    cannot be made), and ``missing`` references that could not be had, with why. ``outward`` are symlinks that lead out of the version: ``path -> target``.
+    ``references`` are those of unknown schemes, which are left out: ``path -> URI``. ``failures`` are files that are damaged, and
+    symlinks that cannot be made; ``missing`` are references that could not be had, with why. ``outward`` are symlinks that lead out
+    of the version: ``path -> target``.
     """
 
     path: Path
@@ -162,7 +163,9 @@ class _Export:
 
     def _link(self, entry: LinkEntry, path: str, target: Path) -> None:
         if not entry.target or "\0" in entry.target:
-            self._result.failures.append(f"{self._version.name}/{path}: no symlink can have the target {entry.target!r}")
+            self._result.failures.append(
+                f"{self._version.name}/{path}: no symlink can have the target {entry.target!r}"
+            )
             return
         if leaves_artifact(path.removesuffix(entry.name), entry.target):
             self._result.outward.append(f"{path} -> {entry.target}")

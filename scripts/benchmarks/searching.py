@@ -23,19 +23,35 @@ GOAL = 0.2  # seconds
 ARTIFACTS = 100
 WORDS = ("bikes", "cars", "trains", "ships")
 BEST = 'metadata.accuracy > 0.9 and metadata.dataset.name = "bikes"'
-QUERIES = {
-    "best": Query(type="model", where=BEST, sort=("-metadata.accuracy",), limit=20),
-    "all": Query(sort=("-metadata.accuracy",), limit=20),
-    "one": Query(where='metadata.note = "run 77 of the night"'),
-    "none": Query(where='metadata.note contains "another" and metadata.accuracy > 0.9', limit=20),
-    "contains": Query(where='metadata.note contains "7 of" and not metadata.converged = true', limit=20),
-}
+FEW = 12  # versions that the rare conditions find
+
+
+def queries(count: int) -> dict[str, Query]:
+    """What is asked of so many versions."""
+    rare = f"metadata.accuracy > {1 - FEW / count}"
+    return {
+        "best": Query(type="model", where=BEST, sort=("-metadata.accuracy",), limit=20),
+        "all": Query(sort=("-metadata.accuracy",), limit=20),
+        "one": Query(where='metadata.note = "run 77 of the night"'),
+        "none": Query(where='metadata.note contains "another" and metadata.accuracy > 0.9', limit=20),
+        "contains": Query(where='metadata.note contains "7 of" and not metadata.converged = true', limit=20),
+        "few": Query(where=rare, sort=("metadata.loss",), limit=20),
+        "few-of-two": Query(where=f"{rare} or metadata.loss > 10", sort=("-metadata.epoch",), limit=20),
+        "created": Query(where="metadata.accuracy > 0.1", sort=("-created",), limit=20),
+        "rare-word": Query(where='metadata.note contains "777 of"', sort=("-metadata.loss",), limit=20),
+    }
+
+
 WORK = {
     "best": "the 20 best that fulfil two conditions",
     "all": "the 20 best of all",
     "one": "the one with a text",
     "none": "nothing is found",
     "contains": "texts that contain a word, and a negation",
+    "few": "a limit and an order, where few fulfil the condition",
+    "few-of-two": "the same with two conditions of which one must hold",
+    "created": "the 20 last made of nine tenths",
+    "rare-word": "one text that contains a word, a limit and an order",
 }
 
 
@@ -76,6 +92,7 @@ def find_metadata(bench: Workbench) -> Iterator[Result]:
 def _measure(bench: Workbench, engine: Engine, name: str) -> tuple[dict[str, list[str]], list[Row]]:
     """What each query finds, and its time: the connection is there, as a server's and an embedded registry's is."""
     answers: dict[str, list[str]] = {}
+    asked = queries(bench.sizes.versions)
     rows = {
         query: Row(
             f"find-metadata/{query}/{name.lower()}",
@@ -84,14 +101,14 @@ def _measure(bench: Workbench, engine: Engine, name: str) -> tuple[dict[str, lis
             goal=GOAL,
             measure=SECONDS,
         )
-        for query in QUERIES
+        for query in asked
     }
     with engine.connect() as connection:
         number = connection.execute(select(project.c.id).where(project.c.name == PROJECT)).scalar_one()
-        for query in QUERIES.values():
+        for query in asked.values():
             search.find(connection, number, query)
         for _ in bench.interleaved():
-            for key, query in QUERIES.items():
+            for key, query in asked.items():
                 begin = time.perf_counter()
                 found = search.find(connection, number, query)
                 rows[key].add(None, time.perf_counter() - begin)

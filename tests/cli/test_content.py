@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.draft import Draft
 from artifactfs.errors import ArtifactFSError
+from artifactfs.repository import Repository
 
 
 @pytest.fixture

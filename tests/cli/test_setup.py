@@ -291,9 +291,11 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 
 def test_fstab_options_become_a_command_line():
-    words = ["/data", "/mnt/x", "-s", "-o", "rw,nofail,ro,allow_other,pin=a=v3,project=bikes,x-systemd.automount", "-n"]
+    options = "rw,nofail,ro,allow_other,share_references,pin=a=v3,project=bikes,x-systemd.automount"
+    words = ["/data", "/mnt/x", "-s", "-o", options, "-n"]
     assert translate(words) == [
-        "--repository", "/data", "--project", "bikes", "mount", "/mnt/x", "--read-only", "--allow-other", "--pin", "a=v3",
+        "--repository", "/data", "--project", "bikes", "mount", "/mnt/x", "--read-only", "--allow-other",
+        "--share-references", "--pin", "a=v3",
     ]  # fmt: skip
     options = "_netdev,cache_dir=/var/cache/a,cache_size=50GB,timeout=10,binding=fusepy"
     assert translate(["http://host:7420", "/mnt/x", "-o", options]) == [

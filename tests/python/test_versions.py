@@ -219,8 +219,8 @@ def test_download_names_symlinks_that_lead_out_and_never_follows_them(run, tmp_p
     with pytest.raises(Conflict, match="out is in the way"):
         later.download(root)
     later.checkout(root)
-    assert contents(root) == {"a": "1", "out/kept": "2"}
-    assert contents(victim) == {"kept": "1"}
+    assert contents(root) == {"a.txt": "1", "out/kept.txt": "2"}
+    assert contents(victim) == {"kept.txt": "1"}
 
 
 def test_checkout_spares_the_machine_and_the_repository(version, location, tmp_path):

@@ -397,17 +397,39 @@ def test_names_and_long_texts_are_ordered_by_their_characters(connection):
     assert found(connection, sort=("-metadata.t",)) == rising[::-1]
 
 
-def test_the_best_few_are_taken_from_the_index(connection):
-    store(connection, *(record(number, metadata={"a": number % 10}) for number in range(40)))
+def test_the_best_few_are_taken_from_the_index(connection, monkeypatch):
+    monkeypatch.setattr(search, "WALKED", 10)
+    store(connection, *(record(number, metadata={"a": number % 10, "b": number}) for number in range(40)))
     with statements(connection) as executed:
         assert found(connection, "metadata.a < 9", sort=("-metadata.a",), limit=2) == [8, 18]
-    assert len(executed) == 2  # ids, then their records
-    plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {_bound(executed[0])}")]
-    assert "fact_value (project=? AND path=? AND kind<?)" in plan[0]
-    assert "TEMP B-TREE FOR ORDER BY" not in " ".join(plan)
+    assert len(executed) == 3  # ids, whether more have the last value, and the records
+    for statement in executed[:2]:
+        plan = " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {_bound(statement)}"))
+        assert "fact_value (project=? AND path=? AND kind<?)" in plan
     with statements(connection) as executed:
         assert len(found(connection, sort=("-metadata.a",), limit=41)) == 40
-    assert len(executed) == 3  # too few have the value, so all are asked for
+    assert len(executed) == 3  # too few among the first, so all are asked for; and the records
+    with statements(connection) as executed:
+        assert found(connection, "metadata.b < 39", sort=("-metadata.a",), limit=2) == [9, 19]
+    assert len(executed) == 3  # 4 of 10 are 9, and two of these are wanted
+
+
+def test_values_that_are_equal_to_the_last_of_the_first_are_all_looked_at(connection, monkeypatch):
+    # By name: the order of rows with one value in the index is another one.
+    store(connection, *(record(number, f"n{99 - number}", metadata={"a": number // 7}) for number in range(40)))
+    for sort in (("metadata.a",), ("-metadata.a",), ("metadata.a", "-version"), ("-metadata.a", "name")):
+        monkeypatch.setattr(search, "WALKED", 1000)
+        for where in ("", "metadata.a != 3"):
+            whole = found(connection, where, sort=sort)
+            for walked in range(1, 45):
+                monkeypatch.setattr(search, "WALKED", walked)
+                for limit, offset in ((1, 0), (2, 0), (5, 3), (7, 0), (8, 7), (20, 2), (0, 0)):
+                    wanted = whole[offset : offset + limit]
+                    assert found(connection, where, sort=sort, limit=limit, offset=offset) == wanted, (
+                        walked,
+                        limit,
+                        offset,
+                    )
 
 
 @pytest.mark.parametrize(
@@ -625,6 +647,7 @@ def agrees(
     """Search finds what plain Python finds, in its order. The condition goes in as a tree: the parser has tests of its own."""
     with empty(engine) as connection, pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "parse_condition", lambda _text: condition)
+        patch.setattr(search, "WALKED", 2)
         store(connection, *shelf)
         wanted = sorted((each for each in shelf if holds(condition, each)), key=lambda each: order_of(each, sort))
         assert search.find(connection, PROJECT, Query(sort=sort, limit=limit)) == wanted[:limit]
