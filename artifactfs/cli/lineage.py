@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -97,8 +97,7 @@ def _show_run(context: Context, wanted: str, *, as_json: bool) -> None:
     names = {version.id: version.name for version in links.versions}
     # A version that was deleted since has no name any more.
     used, made = (
-        [names.get(link.version, "a deleted version") for link in links.links if link.output is output]
-        for output in (False, True)
+        [names.get(link.version) for link in links.links if link.output is output] for output in (False, True)
     )
     if as_json:
         printing.as_json({**run_fields(run), "used": used, "logged": made})
@@ -115,12 +114,18 @@ def _show_run(context: Context, wanted: str, *, as_json: bool) -> None:
         ("host", run.host),
         ("commit", run.commit_hash),
         ("command", shlex.join(run.command)),
-        ("inputs", " ".join(used) or "none"),
-        ("outputs", " ".join(made) or "none"),
+        *_lines("inputs", used),
+        *_lines("outputs", made),
     ):
         printing.line(f"{label:<10}{printing.shown(text)}".rstrip())
     printing.line("config")
     printing.values(run.config)
+
+
+def _lines(label: str, names: Sequence[str | None]) -> list[tuple[str, str]]:
+    """A version a line, the first behind the label."""
+    shown = [name or "a deleted version" for name in names] or ["none"]
+    return [(label if number == 0 else "", name) for number, name in enumerate(shown)]
 
 
 def _find_run(registry: Registry, wanted: str) -> RunRecord:

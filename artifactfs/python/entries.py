@@ -53,7 +53,7 @@ class ManifestEntry:
 
     @property
     def kind(self) -> Kind:
-        """What it is."""
+        """What it is: one of these words."""
         return _KINDS[type(self._entry)]
 
     @property

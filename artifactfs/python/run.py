@@ -170,7 +170,8 @@ class Run(RecordedRun):
     ) -> Artifact:
         """Store an Artifact as a part of a version that several processes fill: those that give the same name and ``distributed_id``.
 
-        The version exists once :meth:`finish_artifact` is called, within a day. Aliases are given there.
+        The version exists once :meth:`finish_artifact` is called, within a day. Aliases are given there. Raises as
+        :meth:`log_artifact`, and Conflict when that draft was finished already.
         """
         if aliases:
             raise InvalidInput(f"aliases={list(aliases)!r} belong to the whole version: give them to finish_artifact")
@@ -354,6 +355,8 @@ def init(
 
     A Run ends with its ``with`` block, with :meth:`Run.finish`, or with the process: as failed when that ends by an exception or by
     ``sys.exit`` with another status than 0. One whose process is killed reads as crashed two minutes later.
+
+    Raises InvalidInput (an argument that is no name, or not JSON), Unavailable (no server there), Access, Format.
     """
     global _active  # noqa: PLW0603 - one Run is active in a process
     values = check_config(_mapping(config if config is not None else {}))

@@ -174,7 +174,10 @@ def test_one_run(cli: Cli, pipeline: Repository):
         ["result:v0"],
     )
     assert "ended     not yet" in cli("runs", "judge").lines
+    pipeline.registry.add_inputs("fit", [pipeline.registry.version("result", 0).id])
+    assert "inputs    data:v0\n          result:v0\n" in cli("runs", "fit").stdout
     pipeline.registry.delete("data", 0)
+    assert json.loads(cli("runs", "fit", "--json").stdout)["used"] == [None, "result:v0"]
     assert "inputs    a deleted version" in cli("runs", "fit").lines
 
 
