@@ -54,8 +54,9 @@ def prefetch(
     """Have files fetched in the order in which they will be read, ahead of who reads them. Returns at once.
 
     ``paths`` are files or directories below a mount of artifacts, or ``artifactfs://`` URLs; for these the other arguments say of
-    which repository, as for the file system of fsspec: ``cache_size`` in bytes or as ``50GB``, ``timeout`` in seconds. What is fetched and not read yet takes a part of the cache at most. Each call
-    ends the order that the one before has told; without paths it does no more than that.
+    which repository, as for the file system of fsspec: ``cache_size`` in bytes or as ``50GB``, ``timeout`` in seconds. What is fetched
+    and not read yet takes a part of the cache at most. Each call ends the order that the one before has told; without paths it does
+    no more than that.
 
     Raises InvalidInput (a path that is neither), NotFound (a URL's artifact or version), Unavailable (the mount, or the server). A
     file that is not there is no error here: reading it will be one.
