@@ -13,7 +13,7 @@ import pytest
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 SECONDS = 240
 
-QUERIES = ("best", "all", "one", "none", "contains")
+QUERIES = ("best", "all", "one", "none", "contains", "few", "few-of-two", "created", "rare-word")
 KINDS = ("incompressible", "compressible")
 ROWS = {
     "find-directories/fresh": 4,
