@@ -10,7 +10,7 @@ statements a version may be deleted, and is left out.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -18,6 +18,8 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Double,
+    FromClause,
+    Row,
     Select,
     and_,
     collate,
@@ -73,8 +75,11 @@ from artifactfs.registry.versions import versions_with_ids
 
 MOST_SORTED: Final = 10  # fields to sort by, as each may join a table
 WALKED: Final = 1000
-"""Values of metadata that are looked at in their order for the first versions, before all that match are sorted. Where many versions
-match, the first 20 of 100,000 are among them, in 2 to 20 ms instead of 100; where few do, it has cost 5 ms."""
+"""Versions that are looked at in their order for the first ones, before all that match are sorted. Where many of 100,000 match, the
+first 20 are among them, in 5 to 40 ms instead of 150 to 980; where few do, it has cost 5 to 30 ms."""
+_WITH_EQUALS: Final = (2, 11)
+"""Times WALKED: as many are looked at when the last one's value is that of others, which are its equals. Of more, the next field to
+sort by decides."""
 
 _COMPARE: Final[dict[str, Callable[[Any, Any], ColumnElement[bool]]]] = {
     EQUAL: operator.eq,
@@ -98,6 +103,10 @@ _COLUMNS: Final[dict[str, tuple[ColumnElement[Any], object]]] = {
     "digest": (version.c.digest, _NEVER),
     "run": (version.c.run, ""),
 }
+# Ways to find what matches a part of a condition.
+_ALL: Final = "all"  # all that is found must fulfil it, so that a join can find it
+_SOME: Final = "some"  # beside an OR, or below a NOT: a set, of which a version is or not
+_EACH: Final = "each"  # looked up for each of few versions
 # The number is named so that the index's next column, the text, is of use.
 _IS_TEXT: Final = and_(fact.c.kind == TEXT, fact.c.number.is_(None))
 _ALIASED: Final = select(alias.c.version)
@@ -110,23 +119,45 @@ def find(connection: Connection, project: int, query: Query) -> list[VersionReco
     if not all(map(is_text, filter(None, (query.artifact, query.type, query.alias, query.tag)))):
         return []  # no name is like that, and no database takes it
     ids = None
-    if query.limit is not None and translation.sorts_by_metadata:
-        ids = _among_the_first(connection, translation, query.limit)
-    if ids is None:
-        ids = [row[0] for row in connection.execute(translation.statement())]
-    return versions_with_ids(connection, project, ids)
+    if query.limit is not None and translation.may_walk and query.offset + query.limit <= WALKED:
+        ids = _first(connection, translation, query.offset + query.limit)
+    if ids is not None:
+        return versions_with_ids(connection, project, ids[query.offset :])
+    return versions_with_ids(connection, project, [row[0] for row in connection.execute(translation.statement())])
 
 
-def _among_the_first(connection: Connection, translation: _Translation, limit: int) -> list[int] | None:
-    """What is asked for, if all of it is among the versions whose values come first; None when that cannot be told."""
-    rows = connection.execute(translation.among_the_first()).all()
-    if len(rows) < limit:
+def _first(connection: Connection, translation: _Translation, wanted: int) -> list[int] | None:
+    """The first ``wanted`` of what matches, if versions tell that are near the beginning of the order; None when they do not.
+
+    The values of the first field, in their order, lead to them. Behind the versions that have one come those that have none; where
+    very many have the same one, these are in the order of the next field. In both cases the same question is asked again, of fewer.
+    """
+    found: list[int] = []
+    among: list[ColumnElement[bool]] = []
+    level = 0
+    for level, order in enumerate(translation.orders):
+        if order.field.name != METADATA:
+            break
+        last = connection.execute(translation.value_at(order, WALKED)).first()
+        size = WALKED
+        if last is not None:
+            sizes = (WALKED * times for times in _WITH_EQUALS)
+            size = next(
+                (size for size in sizes if connection.execute(translation.value_at(order, size)).first() != last), 0
+            )
+        near = translation.near(level, among, wanted - len(found), size=size or WALKED, last=last, equals=bool(size))
+        found += connection.execute(near).scalars()
+        if len(found) >= wanted:
+            return found
+        if last is not None and (size or len(last.text or "") == BEGINNING):
+            return None  # few match, or what differs in these texts is behind what is in the index
+        among.append(translation.without(order) if last is None else translation.with_value(order, last))
+    else:
+        level = len(translation.orders)
+    if any(order.field.name == METADATA for order in translation.orders[level:]):
         return None
-    # Of values that are equal to the last one that was looked at, not all need have been.
-    last = connection.execute(translation.last_of_the_first()).first()
-    if rows and last is not None and tuple(rows[-1][1:]) == tuple(last):
-        return None
-    return [row[0] for row in rows]
+    found += connection.execute(translation.near(level, among, wanted - len(found), size=WALKED)).scalars()
+    return found if len(found) >= wanted else None
 
 
 class _Translation:
@@ -136,29 +167,26 @@ class _Translation:
         self._project = project
         self._query = query
         self._where = parse_condition(query.where)
-        self._orders = [parse_order(text) for text in query.sort]
-        if len(self._orders) > MOST_SORTED:
-            raise InvalidInput(f"{len(self._orders)} fields to sort by are too many; at most {MOST_SORTED} are allowed")
+        self.orders = [parse_order(text) for text in query.sort]
+        if len(self.orders) > MOST_SORTED:
+            raise InvalidInput(f"{len(self.orders)} fields to sort by are too many; at most {MOST_SORTED} are allowed")
         for what, number in (("a limit", query.limit), ("an offset", query.offset)):
             if number is not None and not 0 <= number <= LARGEST:
                 raise InvalidInput(f"not {what}: {number}; 0 or more would do")
         self._postgresql = connection.dialect.name == "postgresql"
 
     @property
-    def sorts_by_metadata(self) -> bool:
-        return bool(self._orders) and self._orders[0].field.name == METADATA
+    def may_walk(self) -> bool:
+        """Whether the first can be found without finding all: else nothing is gained."""
+        return self._where is not None or any(order.field.name == METADATA for order in self.orders)
 
     def statement(self) -> Select[Any]:
         """Ids of what matches, in order."""
         query = self._query
         found = self._matching()
-        found, keys = self._joined(found, self._orders)
+        found, keys = self._joined(found, self.orders)
         if not self._postgresql or query.limit is None:
-            return (
-                found.order_by(*(key.desc() if falling else key for key, falling in keys))
-                .limit(query.limit)
-                .offset(query.offset or None)
-            )
+            return found.order_by(*_ordering(keys)).limit(query.limit).offset(query.offset or None)
         # For the first few its planner walks along an order and looks each version up, in the hope that many match. Where few did,
         # that took 0.5 to 1.4 s. So what matches is found as if all of it were wanted, and sorted then.
         named = [key.label(f"key_{number}") for number, (key, _) in enumerate(keys)]
@@ -171,31 +199,73 @@ class _Translation:
             .offset(query.offset or None)
         )
 
-    def among_the_first(self) -> Select[Any]:
-        """Ids of what matches among the versions whose first value to sort by is the first of all, with that value."""
-        first, *others = self._orders
-        walked = self._walk(first).limit(WALKED).subquery("walked")
-        found = self._matching().join(walked, walked.c.version == version.c.id)
-        value = [walked.c.kind, walked.c.number, walked.c.text]
-        own = [*((column, first.falling) for column in value), (walked.c.whole, first.falling)]
-        found, keys = self._joined(found, others)
-        return (
-            found.add_columns(*value)
-            .order_by(*(key.desc() if falling else key for key, falling in (*own, *keys)))
-            .limit(self._query.limit)
-            .offset(self._query.offset or None)
-        )
+    # -- the first of an order -------------------------------------------------------------------------------------
 
-    def last_of_the_first(self) -> Select[Any]:
-        """The last value that :meth:`among_the_first` looks at, when there are so many."""
-        walked = self._walk(self._orders[0]).limit(1).offset(WALKED - 1).subquery("walked")
+    def near(
+        self,
+        level: int,
+        among: Sequence[ColumnElement[bool]],
+        limit: int,
+        *,
+        size: int,
+        last: Row[Any] | None = None,
+        equals: bool = True,
+    ) -> Select[Any]:
+        """Ids of what matches among ``size`` versions, in order: the first by the order at ``level`` and those behind it.
+
+        Of metadata's values up to the ``last`` one, with all that are ``equals`` of it or without. Each version's facts are looked up:
+        to find all facts of a condition first would take the time that is to be saved.
+        """
+        orders = self.orders[level:]
+        if orders and orders[0].field.name == METADATA:
+            values = self._walk(orders[0]).limit(size).subquery("walked")
+            walked: FromClause = values
+            among = (
+                [*among, _up_to(values, last, falling=orders[0].falling, equals=equals)] if last is not None else among
+            )
+        else:
+            first, keys = self._joined(self._living(), orders)
+            walked = first.order_by(*_ordering(keys)).limit(size).subquery("walked")
+        found = self._living().join(walked, walked.c.id == version.c.id).where(*among)
+        if self._query.alias is not None or self._query.tag is not None:
+            found = found.where(*self._labelled())
+        if self._where is not None:
+            found = found.where(self._condition(self._where, _EACH))
+        found, keys = self._joined(found, orders)
+        return found.order_by(*_ordering(keys)).limit(limit)
+
+    def value_at(self, order: Order, place: int) -> Select[Any]:
+        """The value of metadata at a place of the order, from 1: kind, number and text."""
+        walked = self._walk(order).limit(1).offset(place - 1).subquery("walked")
         return select(walked.c.kind, walked.c.number, walked.c.text)
+
+    def without(self, order: Order) -> ColumnElement[bool]:
+        """Versions that have no value to sort by."""
+        return not_(self._valued(order).exists())
+
+    def with_value(self, order: Order, value: Row[Any]) -> ColumnElement[bool]:
+        """Versions that have this value."""
+        column = fact.c.number if value.kind == NUMBER else fact.c.text
+        same = column == _value(value) if value.kind in {NUMBER, TEXT} else true()
+        return self._valued(order).where(fact.c.kind == value.kind, same).exists()
+
+    def _valued(self, order: Order) -> Select[Any]:
+        return (
+            select(fact.c.version)
+            .where(
+                fact.c.version == version.c.id,
+                fact.c.path == path_of(order.field.keys),
+                fact.c.position == 0,
+                fact.c.kind < NULL,
+            )
+            .correlate(version)
+        )
 
     def _walk(self, order: Order) -> Select[Any]:
         """Values of metadata in their order, which is the index's."""
         keys = (fact.c.kind, fact.c.number, fact.c.text)
         return (
-            select(fact.c.version, *keys, func.coalesce(fact.c.whole, "").label("whole"))
+            select(fact.c.version.label("id"), *keys)
             .where(
                 fact.c.project == self._project,
                 fact.c.path == path_of(order.field.keys),
@@ -205,51 +275,58 @@ class _Translation:
             .order_by(*(key.desc() if order.falling else key for key in keys))
         )
 
-    def _matching(self) -> Select[Any]:
+    # -- what matches ----------------------------------------------------------------------------------------------
+
+    def _living(self) -> Select[Any]:
+        """Versions that live, of the artifact and the type that are asked for."""
         query = self._query
         found = (
             select(version.c.id)
             .join_from(version, artifact, version.c.artifact == artifact.c.id)
             .where(artifact.c.project == self._project, version.c.deleted.is_(None))
         )
-        for name, wanted in (
-            ("name", query.artifact),
-            ("type", query.type),
-            ("alias", query.alias),
-            ("tag", query.tag),
-        ):
+        for name, wanted in (("name", query.artifact), ("type", query.type)):
             if wanted is not None:
-                found = found.where(self._condition(Comparison(Field(name), EQUAL, (wanted,))))
+                found = found.where(self._condition(Comparison(Field(name), EQUAL, (wanted,)), _SOME))
+        return found
+
+    def _labelled(self) -> Iterator[ColumnElement[bool]]:
+        for name, wanted in (("alias", self._query.alias), ("tag", self._query.tag)):
+            if wanted is not None:
+                yield self._condition(Comparison(Field(name), EQUAL, (wanted,)), _SOME)
+
+    def _matching(self) -> Select[Any]:
+        found = self._living().where(*self._labelled())
         if self._where is not None:
-            found = found.where(self._condition(self._where, joined=True))
+            found = found.where(self._condition(self._where, _ALL))
         return found
 
     # -- conditions ------------------------------------------------------------------------------------------------
 
-    def _condition(self, condition: Condition, *, joined: bool = False) -> ColumnElement[bool]:
-        """``joined``: all that matches must fulfil it, so that a join can find it."""
+    def _condition(self, condition: Condition, way: str) -> ColumnElement[bool]:
         match condition:
             case Both(parts):
-                return and_(*(self._condition(part, joined=joined) for part in parts))
+                return and_(*(self._condition(part, way) for part in parts))
             case Either(parts):
-                return or_(*map(self._condition, parts))
+                return or_(*(self._condition(part, _SOME if way == _ALL else way) for part in parts))
             case Not(part):
-                return not_(self._condition(part, joined=joined and isinstance(part, Comparison)))
+                inner = _SOME if way == _ALL and not isinstance(part, Comparison) else way
+                return not_(self._condition(part, inner))
             case Comparison(field, word, values):
                 if field.name == METADATA:
-                    return self._metadata(field, word, values, joined=joined)
+                    return self._metadata(field, word, values, way)
                 if field.name == "alias":
                     return _member(_ALIASED, alias.c.name, word, values)
                 if field.name == "tag":
                     return _member(_TAGGED, tag.c.name, word, values)
                 return self._column(field, word, values)
 
-    def _metadata(self, field: Field, word: str, values: Sequence[Value], *, joined: bool) -> ColumnElement[bool]:
+    def _metadata(self, field: Field, word: str, values: Sequence[Value], way: str) -> ColumnElement[bool]:
         rows = select(fact.c.version).where(fact.c.project == self._project, fact.c.path == path_of(field.keys))
         alternatives = _alternatives(word, values)
-        if self._postgresql and joined:
-            # Its planner makes a join of it. Of IN with a LIMIT it made a loop over the matching facts for each version: 1 s where a
-            # tenth matched.
+        if way == _EACH or (self._postgresql and way == _ALL):
+            # PostgreSQL's planner makes a join of it. Of IN with a LIMIT it made a loop over the matching facts for each version: 1 s
+            # where a tenth matched.
             return rows.where(fact.c.version == version.c.id, or_(*alternatives)).correlate(version).exists()
         if self._postgresql:
             # Beside an OR it makes no join, but a set of this; of EXISTS a look-up for each of 100,000 versions, 0.24 s.
@@ -307,6 +384,27 @@ class _Translation:
         """By code points, where the database has an order of its own for the text of names."""
         text = field.name in {"name", "type", "description", "run"}
         return collate(column, "C") if text and self._postgresql else column
+
+
+def _ordering(keys: Sequence[tuple[ColumnElement[Any], bool]]) -> list[ColumnElement[Any]]:
+    return [key.desc() if falling else key for key, falling in keys]
+
+
+def _up_to(values: FromClause, last: Row[Any], *, falling: bool, equals: bool) -> ColumnElement[bool]:
+    """Which of values in their order come before one, or equal it."""
+    before = operator.gt if falling else operator.lt
+    ahead: ColumnElement[bool] = before(values.c.kind, last.kind)
+    same: list[ColumnElement[bool]] = [values.c.kind == last.kind]
+    if last.kind in {NUMBER, TEXT}:
+        column = values.c.number if last.kind == NUMBER else values.c.text
+        nearer: ColumnElement[bool] = before(column, _value(last))
+        ahead = or_(ahead, and_(*same, nearer))
+        same.append(column == _value(last))
+    return or_(ahead, and_(*same)) if equals else ahead
+
+
+def _value(row: Row[Any]) -> ColumnElement[Any]:
+    return literal(row.number, Double()) if row.kind == NUMBER else literal(row.text)
 
 
 def _member(rows: Select[Any], name: ColumnElement[Any], word: str, values: Sequence[Value]) -> ColumnElement[bool]:

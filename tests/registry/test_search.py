@@ -402,16 +402,16 @@ def test_the_best_few_are_taken_from_the_index(connection, monkeypatch):
     store(connection, *(record(number, metadata={"a": number % 10, "b": number}) for number in range(40)))
     with statements(connection) as executed:
         assert found(connection, "metadata.a < 9", sort=("-metadata.a",), limit=2) == [8, 18]
-    assert len(executed) == 3  # ids, whether more have the last value, and the records
-    for statement in executed[:2]:
+    assert len(executed) == 4  # the last value that is looked at, whether others equal it, ids, and the records
+    for statement in executed[:3]:
         plan = " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {_bound(statement)}"))
         assert "fact_value (project=? AND path=? AND kind<?)" in plan
     with statements(connection) as executed:
         assert len(found(connection, sort=("-metadata.a",), limit=41)) == 40
-    assert len(executed) == 3  # too few among the first, so all are asked for; and the records
+    assert len(executed) == 2  # more than are looked at, so all are asked for; and the records
     with statements(connection) as executed:
         assert found(connection, "metadata.b < 39", sort=("-metadata.a",), limit=2) == [9, 19]
-    assert len(executed) == 3  # 4 of 10 are 9, and two of these are wanted
+    assert len(executed) == 4  # 4 of 10 are 9, and two of these are wanted
 
 
 def test_values_that_are_equal_to_the_last_of_the_first_are_all_looked_at(connection, monkeypatch):
