@@ -16,7 +16,10 @@ PACKAGE = Path(artifactfs.__file__).parent
 FLOORS = {
     "artifactfs": 0,
     "artifactfs.errors": 0,
+    "artifactfs.buckets": 1,
+    "artifactfs.credentials": 1,
     "artifactfs.forks": 1,
+    "artifactfs.sealing": 1,
     "artifactfs.model": 1,
     "artifactfs.content": 2,
     "artifactfs.plan": 2,
@@ -56,13 +59,14 @@ BINDING_LIBRARIES = {
     "urllib3": {"artifactfs.remote.transport"},
     "diskcache": {"artifactfs.content.vault"},
     "matplotlib": {"artifactfs.cli.plotting"},
-    "obstore": {"artifactfs.references.objects"},
+    "obstore": {"artifactfs.buckets.bucket"},
     "fsspec": {"artifactfs.filesystem.adapter"},
+    "cryptography": {"artifactfs.sealing", "artifactfs.server.certificates"},
 }
 
 # mfusepy is told by a variable, at its import, which libfuse to load; obstore gets what the tools of object stores find there
 # and it does not. No setting of ours is read from there.
-TELLS_A_LIBRARY = {"artifactfs.mount.fusepy", "artifactfs.references.credentials"}
+TELLS_A_LIBRARY = {"artifactfs.mount.fusepy", "artifactfs.buckets.credentials"}
 
 VAGUE = {"util", "utils", "helper", "helpers", "common", "base", "manager", "misc", "handler", "handlers"}
 LONGEST_MODULE = 800  # lines

@@ -48,10 +48,11 @@ def check_key(key: str) -> str:
 class LocalStore:
     """Keyed immutable objects as files below ``root``.
 
-    ``create`` makes the directory (its parent must exist); without it a missing one is NotFound.
+    ``create`` makes the directory; without it a missing one is NotFound, or, if it may be ``absent``, an empty Store until something
+    is uploaded.
     """
 
-    def __init__(self, root: Path, *, create: bool = False) -> None:
+    def __init__(self, root: Path, *, create: bool = False, absent: bool = False) -> None:
         self.root = root
         self._temporary = root / _TEMPORARY
         self._lock = threading.Lock()
@@ -59,7 +60,7 @@ class LocalStore:
         try:
             if create:
                 _make_directory(root)
-            elif not root.is_dir():
+            elif not absent and not root.is_dir():
                 raise NotFound(f"{root}: there is no store")
         except OSError as error:
             raise translate_os(error, f"cannot open the store {root}") from error
@@ -69,6 +70,11 @@ class LocalStore:
     def local(self) -> bool:
         """Always: reads are answered from this machine's disk."""
         return True
+
+    @property
+    def signs(self) -> bool:
+        """Never: no URL leads to a file."""
+        return False
 
     def upload(self) -> LocalUpload:
         """Begin an object. Access, NoSpace when the directory cannot be written."""
@@ -138,6 +144,12 @@ class LocalStore:
             return
         except OSError as error:
             raise translate_os(error, f"cannot delete {path}") from error
+
+    def sign(self, keys: Sequence[str], *, seconds: float) -> Sequence[str]:
+        """InvalidInput: no URL leads to a file."""
+        raise InvalidInput(
+            f"{self.root}: there are no signed URLs of {len(keys)} files for {seconds:g} s; read them here"
+        )
 
     def close(self) -> None:
         """Let go of the descriptors. Idempotent; a read afterwards opens anew."""

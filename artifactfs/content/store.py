@@ -1,6 +1,7 @@
 """The Store contract: keyed durable bytes, nothing else.
 
-Kinds: :class:`artifactfs.content.local.LocalStore`; object stores and HTTP later. One conformance suite
+Kinds: :class:`artifactfs.content.local.LocalStore`, :class:`artifactfs.content.objects.ObjectStore` and
+:class:`artifactfs.remote.store.RemoteStore`. One conformance suite
 (``tests/conformance/store.py``) holds every kind to this page. All methods may be called from any thread. Keys are
 relative paths of ASCII letters, digits, ``-``, ``_``, ``.`` and ``/`` without ``.`` or ``..`` parts; anything else
 is InvalidInput. Retry, cache, latency and failure are decorators of this contract, not flags inside it.
@@ -37,6 +38,10 @@ class Store(Protocol):
     def local(self) -> bool:
         """Whether reads are answered from a local disk, so that they may run on a dispatcher thread."""
 
+    @property
+    def signs(self) -> bool:
+        """Whether :meth:`sign` gives URLs."""
+
     def upload(self) -> Upload:
         """Begin an object."""
 
@@ -57,6 +62,12 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object. Idempotent."""
+
+    def sign(self, keys: Sequence[str], *, seconds: float) -> Sequence[str]:
+        """URLs by which anybody may read these objects for so long, in the order of ``keys``, whether there is such an object or not.
+
+        They are secrets: not for logs, errors, or anybody who may not read the objects. InvalidInput of a Store that has none.
+        """
 
     def close(self) -> None:
         """Release descriptors. Idempotent."""

@@ -8,40 +8,23 @@ since. A URI that names no object is a prefix: of ``s3://bucket/raw`` all object
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
-from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
-from artifactfs.errors import Access, ArtifactFSError, InvalidInput, NotFound, Unavailable
+from artifactfs.buckets.bucket import LISTED, Bucket, Found
+from artifactfs.buckets.places import Place, place_of
+from artifactfs.errors import Integrity, NotFound
 from artifactfs.model.names import check_entry_path
 from artifactfs.model.tree import RefEntry
-from artifactfs.references import credentials
-from artifactfs.references.buckets import AZURE, GOOGLE, S3, Place, place_of
 from artifactfs.references.contract import Answer, Facts, Progress, Resolved, changed, too_many
 from artifactfs.references.uris import check_uri, name_of
 
-ATTEMPTS: Final = 3
-"""How often obstore repeats what may pass."""
 ASKED_AT_ONCE: Final = 16
 """Objects whose versions are asked for at a time, where a listing does not tell them: some 300 a second at 50 ms of round trip."""
-LISTED: Final = 1000
-"""Objects of one page of a listing, as all these stores have it."""
 REQUEST: Final = 8 << 20
 """Bytes of one request when everything is read."""
-
-_HINTS: Final = {
-    S3: "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket",
-    GOOGLE: "set GOOGLE_APPLICATION_CREDENTIALS, or GOOGLE_SKIP_SIGNATURE=true for a public bucket",
-    AZURE: "set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY",
-}
-_EXTRAS: Final = {S3: "s3", GOOGLE: "gcs"}
-_STATUS: Final = re.compile(r"status code: (\d{3})")
-_CODE: Final = re.compile(r"<Code>([A-Za-z]+)</Code>")
-_QUERY: Final = re.compile(r"\?\S*")  # may hold a signature
 
 
 class BucketOrigin:
@@ -50,7 +33,7 @@ class BucketOrigin:
     def __init__(self, *, seconds: float) -> None:
         self._seconds = seconds
         self._lock = threading.Lock()
-        self._buckets: dict[tuple[str, str, str], Any] = {}
+        self._buckets: dict[tuple[str, str, str], Bucket] = {}
 
     @property
     def keeps(self) -> bool:
@@ -85,35 +68,25 @@ class BucketOrigin:
     def close(self) -> None:
         """Let the connections go."""
         with self._lock:
+            for bucket in self._buckets.values():
+                bucket.close()
             self._buckets.clear()
 
     def get(self, place: Place, version: str | None, begin: int, end: int) -> tuple[Facts, bytes]:
         """Bytes from ``begin`` to ``end`` of an object, fewer at its end only."""
-        options: dict[str, Any] = {"range": (begin, end)}
-        if version is not None:
-            options["version"] = version
-        bucket = self._bucket(place)
+        if begin == end:
+            return self.head(place, place.key, version), b""
         try:
-            result = _obstore(place).get(bucket, place.key, options=options)
-            return _facts(result.meta, version), bytes(result.bytes())
-        except Exception as error:
-            if "status code: 416" in str(error):  # it has become shorter: what it is now tells the reader
-                return self.head(place, place.key, version), b""
-            raise _translated(error, place, place.key, version) from error
+            body = self._bucket(place).get(place.key, begin, end, version=version)
+        except Integrity:  # it has become shorter: what it is now tells the reader
+            return self.head(place, place.key, version), b""
+        return _facts(body.found), b"".join(iter(body.block, b""))
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
     def head(self, place: Place, key: str, version: str | None) -> Facts:
         """What the store says of an object."""
-        obstore = _obstore(place)
-        bucket = self._bucket(place)
-        try:
-            if version is None:
-                return _facts(obstore.head(bucket, key), None)
-            options = {"head": True, "version": version}
-            return _facts(obstore.get(bucket, key, options=options).meta, version)
-        except Exception as error:
-            raise _translated(error, place, key, version) from error
+        return _facts(self._bucket(place).head(key, version))
 
     def _below(self, uri: str, place: Place, limit: int, progress: Progress) -> Iterator[Resolved]:
         prefix = place.key.rstrip("/")
@@ -130,19 +103,12 @@ class BucketOrigin:
             raise NotFound(f"nothing is at {uri}: only the marks of empty directories")
 
     def _listed(self, uri: str, place: Place, prefix: str, limit: int, progress: Progress) -> list[tuple[str, Facts]]:
-        obstore = _obstore(place)
-        bucket = self._bucket(place)
         found: list[tuple[str, Facts]] = []
-        try:
-            for page in obstore.list(bucket, prefix or None, chunk_size=LISTED):
-                found += [(meta["path"], _facts(meta, None)) for meta in page if meta["path"] != prefix]
-                if len(found) > limit:
-                    raise too_many(uri, limit)
-                progress(len(found))
-        except ArtifactFSError:
-            raise
-        except Exception as error:
-            raise _translated(error, place, "", None) from error
+        for page in self._bucket(place).list(prefix):
+            found += [(item.key, _facts(item)) for item in page if item.key != prefix]
+            if len(found) > limit:
+                raise too_many(uri, limit)
+            progress(len(found))
         found.sort(key=lambda item: item[0].split("/"))
         return found
 
@@ -174,38 +140,13 @@ class BucketOrigin:
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _bucket(self, place: Place) -> Any:
+    def _bucket(self, place: Place) -> Bucket:
         key = (place.store, place.account, place.bucket)
         with self._lock:
             bucket = self._buckets.get(key)
             if bucket is None:
-                bucket = self._buckets[key] = self._opened(place)
+                bucket = self._buckets[key] = Bucket(place, seconds=self._seconds)
             return bucket
-
-    def _opened(self, place: Place) -> Any:
-        store = _obstore(place).store
-        # A request and the last repetition of it end within `seconds` together.
-        half = timedelta(seconds=max(self._seconds / 2, 0.1))
-        shared: dict[str, Any] = {
-            # An endpoint without TLS is one that somebody has set; the stores' own have it.
-            "client_options": {
-                "allow_http": True,
-                "timeout": half,
-                "connect_timeout": min(half, timedelta(seconds=10)),
-            },
-            "retry_config": {"max_retries": ATTEMPTS - 1, "retry_timeout": half},
-        }
-        try:
-            if place.store == S3:
-                return store.S3Store(place.bucket, config=credentials.of_s3(), **shared)
-            if place.store == GOOGLE:
-                return store.GCSStore(place.bucket, config=credentials.of_google(), **shared)
-            config = credentials.of_azure()
-            if place.account and place.account != config.get("account_name"):
-                config = {"account_name": place.account}  # the key and the endpoint are another account's
-            return store.AzureStore(place.bucket, config=config, **shared)
-        except Exception as error:
-            raise InvalidInput(f"cannot open {place.root}: {_words(error)}; {_HINTS[place.store]}") from error
 
 
 class _Ranges:
@@ -246,53 +187,9 @@ class _Ranges:
         self._taken = self._at = self._end = 0
 
 
-def _obstore(place: Place) -> ModuleType:
-    extra = _EXTRAS.get(place.store, "azure")
-    try:
-        # Here and not above: it comes with an extra.
-        import obstore  # noqa: PLC0415
-        import obstore.store  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise InvalidInput(f"{place.root} needs obstore: pip install 'artifactfs[{extra}]'") from error
-    return obstore
-
-
 def _entry(place: Place, key: str, name: str, facts: Facts) -> RefEntry:
     return RefEntry(name, place.uri(key), facts.size, None, facts.etag, facts.version)
 
 
-def _facts(meta: Any, version: str | None) -> Facts:
-    etag = meta["e_tag"]
-    if etag and not etag.startswith(('"', "W/")):
-        etag = f'"{etag}"'  # as Azure's listings have it, other than its objects
-    return Facts(meta["size"], etag or None, meta["version"] or version, str(meta["last_modified"]))
-
-
-def _translated(error: Exception, place: Place, key: str, version: str | None) -> ArtifactFSError:
-    """An error of obstore as one of ours."""
-    uri = place.uri(key) if key else place.root
-    text = str(error)
-    status = _STATUS.search(text)
-    code = _CODE.search(text)
-    number = int(status[1]) if status else 0
-    words = f"{number} {code[1]}" if code else _words(error)
-    kind = type(error).__name__
-    if isinstance(error, FileNotFoundError) or number in {404, 410}:
-        if code is not None and code[1] == "NoSuchBucket":
-            return NotFound(f"there is no bucket {place.root}")
-        return NotFound(f"{uri} is not there" + (f" in its version {version}" if version is not None else ""))
-    if kind in {"PermissionDeniedError", "UnauthenticatedError"} or number in {401, 403}:
-        return Access(f"{uri} may not be read ({words}); {_HINTS[place.store]}")
-    if kind == "InvalidPathError" or isinstance(error, ValueError):
-        return InvalidInput(f"{uri} holds a key that cannot be a path: {words}; refer to its objects one by one")
-    if number in {301, 307} or (code is not None and code[1] == "AuthorizationHeaderMalformed"):
-        return InvalidInput(f"{place.root} is in another region ({words}); set AWS_REGION to it")
-    if "169.254." in text or "redential" in text:
-        return Access(f"{uri} cannot be asked for without credentials; {_HINTS[place.store]}")
-    return Unavailable(f"cannot read {uri}: {words}")
-
-
-def _words(error: Exception) -> str:
-    """What obstore says, in one line and without what may be secret."""
-    line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return _QUERY.sub("", line).partition("<?xml")[0].strip(" :")[:300]
+def _facts(found: Found) -> Facts:
+    return Facts(found.size, found.etag, found.version, found.modified)

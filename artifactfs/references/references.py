@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
+from artifactfs.buckets.places import is_bucket
 from artifactfs.errors import InvalidInput
 from artifactfs.model.digest import format_digest
 from artifactfs.model.tree import RefEntry
 from artifactfs.references.artifacts import ArtifactOrigin, Versions
-from artifactfs.references.buckets import is_bucket
 from artifactfs.references.contract import (
     MAX_OBJECTS,
     Facts,

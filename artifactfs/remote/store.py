@@ -36,6 +36,11 @@ class RemoteStore:
         """Never: reads wait for a network."""
         return False
 
+    @property
+    def signs(self) -> bool:
+        """Never: the server's Store signs, for those who may read."""
+        return False
+
     def upload(self) -> RemoteUpload:
         """Begin an object. Access, NoSpace when it cannot be spooled."""
         where = "the system's temporary directory" if self._spool is None else str(self._spool)
@@ -102,6 +107,10 @@ class RemoteStore:
     def delete(self, key: str) -> None:
         """Remove an object. Idempotent."""
         self._connection.tell("DELETE", f"{self._path}/{check_key(key)}")
+
+    def sign(self, keys: Sequence[str], *, seconds: float) -> Sequence[str]:
+        """InvalidInput: the server's Store signs."""
+        raise InvalidInput(f"{self._connection.url} signs no URLs of {len(keys)} objects for {seconds:g} s for others")
 
     def close(self) -> None:
         """Close the connection, which is the whole repository's. Idempotent."""

@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import pytest
 
+from artifactfs.buckets import credentials
+from artifactfs.buckets.bucket import Bucket
+from artifactfs.buckets.places import is_bucket, place_of
 from artifactfs.errors import Integrity, InvalidInput
-from artifactfs.references import credentials
-from artifactfs.references.buckets import is_bucket, place_of
-from artifactfs.references.objects import BucketOrigin
 from artifactfs.references.references import resolve
 from artifactfs.repository import Repository
 from tests.references.conftest import add, log, whole
@@ -154,7 +154,7 @@ def test_keys_of_another_account_are_not_used(monkeypatch: pytest.MonkeyPatch, s
     monkeypatch.setenv(
         "AZURE_STORAGE_CONNECTION_STRING", f"AccountName=team;AccountKey=c2VjcmV0;BlobEndpoint={site.url}"
     )
-    opened = BucketOrigin(seconds=1)._opened(place_of("https://other.blob.core.windows.net/b/k"))
+    opened = Bucket(place_of("https://other.blob.core.windows.net/b/k"), seconds=1)._open()
     assert opened.config == {"account_name": "other", "container_name": "b"}
 
 
