@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from artifactfs.credentials import Credentials
 from artifactfs.errors import Access, InvalidInput
 from artifactfs.model.lineage import RUN_VARIABLE
 from artifactfs.model.names import check_project
@@ -27,7 +29,20 @@ from artifactfs.model.names import check_project
 if TYPE_CHECKING:
     from artifactfs.content.cache import CacheSettings
 
-CONFIG_KEYS: Final = ("cache_dir", "cache_size", "mountpoint", "project", "repository", "timeout")
+CONFIG_KEYS: Final = (
+    "ca_file",
+    "cache_dir",
+    "cache_size",
+    "key_command",
+    "key_file",
+    "mountpoint",
+    "project",
+    "repository",
+    "timeout",
+    "token_file",
+)
+TOKEN_FILE: Final = "token"  # noqa: S105 - a name
+"""Name of the file beside the configuration that holds a token, unless another one is named."""
 DEFAULT_PROJECT: Final = "default"
 DEFAULT_SECONDS: Final = 30.0
 LONGEST_SECONDS: Final = 3600.0
@@ -53,6 +68,7 @@ class Settings:
     cache_dir: Path  # for what comes from servers; need not exist
     cache_size: int | None  # bytes that it may take
     seconds: float  # bound of a request to a server
+    credentials: Credentials  # what opens servers and encrypted projects
 
     @property
     def workspaces(self) -> Path:
@@ -108,6 +124,32 @@ def load(
         cache_dir=_absolute(kept) if kept else _xdg(environ, "XDG_CACHE_HOME", ".cache") / "artifactfs",
         cache_size=parse_size(size) if size else None,
         seconds=parse_seconds(seconds) if seconds else DEFAULT_SECONDS,
+        credentials=_credentials(environ, configured, config_file.parent),
+    )
+
+
+def _credentials(environ: Mapping[str, str], configured: Mapping[str, str], directory: Path) -> Credentials:
+    """Where secrets are: a variable of this process comes before a file that a variable names, and both before the configuration."""
+
+    def named(key: str) -> Path | None:
+        value = environ.get(f"ARTIFACTFS_{key.upper()}") or configured.get(key)
+        return _absolute(value) if value else None
+
+    token_file = named("token_file")
+    if token_file is None and (directory / TOKEN_FILE).exists():
+        token_file = directory / TOKEN_FILE
+    try:
+        command = tuple(shlex.split(environ.get("ARTIFACTFS_KEY_COMMAND") or configured.get("key_command") or ""))
+    except ValueError as error:
+        raise InvalidInput(f"the key_command cannot be taken apart into words: {error}; close its quotes") from error
+    return Credentials(
+        token=environ.get("ARTIFACTFS_TOKEN", ""),
+        token_file=token_file,
+        ca_file=named("ca_file"),
+        plain_http=environ.get("ARTIFACTFS_ALLOW_PLAIN_HTTP", "") not in {"", "0"},
+        key=environ.get("ARTIFACTFS_KEY", ""),
+        key_file=named("key_file"),
+        key_command=command,
     )
 
 

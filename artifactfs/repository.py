@@ -31,6 +31,7 @@ from artifactfs.content.source import Source
 from artifactfs.content.store import Store
 from artifactfs.content.stored import StoredSource
 from artifactfs.content.writer import ContentWriter
+from artifactfs.credentials import NONE, Credentials
 from artifactfs.errors import ArtifactFSError, Conflict, Format, InvalidInput, NotFound, Unavailable, translate_os
 from artifactfs.forks import Gate
 from artifactfs.model.digest import TREE, format_digest
@@ -78,6 +79,7 @@ class Repository:
         cache: Cache | None = None,
         settings: CacheSettings | None = None,
         seconds: float = SECONDS,
+        credentials: Credentials = NONE,
     ) -> None:
         self.location = location
         self.registry = registry
@@ -87,6 +89,7 @@ class Repository:
         self.reader = ContentReader(source)
         self.trees = Trees(self._node)
         self._seconds = seconds
+        self._credentials = credentials
         self._settings = settings
         self._outside_cache = cache  # for References; a repository in a directory opens it when it reads one first
         self._references: References | None = None
@@ -123,18 +126,19 @@ class Repository:
         project: str = "default",
         cache: CacheSettings | None = None,
         seconds: float = SECONDS,
+        credentials: Credentials = NONE,
     ) -> Repository:
         """Open the repository in a directory, or the one of a server (``http://…``).
 
         A server's needs a ``cache``, and is not asked anything yet; what asks it ends within ``seconds``. In a directory the ``cache``
-        is for References alone, and need not be. Raises NotFound (nothing there), InvalidInput (no repository), Format (a newer one),
-        Access, Unavailable.
+        is for References alone, and need not be. ``credentials`` open the server, or an encrypted project in a directory. Raises
+        NotFound (nothing there), InvalidInput (no repository), Format (a newer one), Access, Unavailable.
         """
         check_name(project)
         if is_url(location):
             if cache is None:
                 raise InvalidInput(f"the repository {location} needs a cache: give a directory for it")
-            return cls._open_remote(location, project, cache, seconds)
+            return cls._open_remote(location, project, cache, seconds, credentials)
         path = _directory_of(location)
         _check_marker(path)
         registry = SQLRegistry(path / "registry.db", project=project)
@@ -144,10 +148,21 @@ class Repository:
             registry.close()
             raise
         source = StoredSource(store, registry)
-        return cls(str(path), registry=registry, store=store, source=source, disk=path, settings=cache, seconds=seconds)
+        return cls(
+            str(path),
+            registry=registry,
+            store=store,
+            source=source,
+            disk=path,
+            settings=cache,
+            seconds=seconds,
+            credentials=credentials,
+        )
 
     @classmethod
-    def _open_remote(cls, url: str, project: str, cache: CacheSettings, seconds: float) -> Repository:
+    def _open_remote(
+        cls, url: str, project: str, cache: CacheSettings, seconds: float, credentials: Credentials
+    ) -> Repository:
         # Here and not above: HTTP and the cache take 0.1 s to import, which a repository in a directory need not pay. Not while
         # another thread forks: in the child a module would stay locked that was being imported.
         with Gate(seconds=seconds):
@@ -160,7 +175,7 @@ class Repository:
 
         kept = Cache(cache)
         try:
-            connection = Connection(url, seconds=seconds)
+            connection = Connection(url, seconds=seconds, credentials=credentials)
         except BaseException:
             kept.close()
             raise
@@ -176,11 +191,18 @@ class Repository:
             cache=kept,
             settings=cache,
             seconds=seconds,
+            credentials=credentials,
         )
 
     @classmethod
     def create(
-        cls, location: str, *, project: str = "default", cache: CacheSettings | None = None, seconds: float = SECONDS
+        cls,
+        location: str,
+        *,
+        project: str = "default",
+        cache: CacheSettings | None = None,
+        seconds: float = SECONDS,
+        credentials: Credentials = NONE,
     ) -> Repository:
         """Make an embedded repository in a directory that is absent or empty. Conflict when one is there already."""
         check_name(project)
@@ -201,7 +223,7 @@ class Repository:
                 _write_marker(path)
         except OSError as error:
             raise translate_os(error, f"cannot make a repository in {path}") from error
-        return cls.open(location, project=project, cache=cache, seconds=seconds)
+        return cls.open(location, project=project, cache=cache, seconds=seconds, credentials=credentials)
 
     @classmethod
     def open_or_create(
@@ -211,16 +233,17 @@ class Repository:
         project: str = "default",
         cache: CacheSettings | None = None,
         seconds: float = SECONDS,
+        credentials: Credentials = NONE,
     ) -> Repository:
         """Open a repository, making an embedded one on first use."""
         try:
-            return cls.open(location, project=project, cache=cache, seconds=seconds)
+            return cls.open(location, project=project, cache=cache, seconds=seconds, credentials=credentials)
         except NotFound:
             pass
         try:
-            return cls.create(location, project=project, cache=cache, seconds=seconds)
+            return cls.create(location, project=project, cache=cache, seconds=seconds, credentials=credentials)
         except Conflict:  # another process made it in between
-            return cls.open(location, project=project, cache=cache, seconds=seconds)
+            return cls.open(location, project=project, cache=cache, seconds=seconds, credentials=credentials)
 
     def close(self) -> None:
         """Release descriptors and connections. Idempotent."""
@@ -323,7 +346,11 @@ class Repository:
             other = self._others.get(project)
             if other is None:
                 other = self._others[project] = Repository.open(
-                    self.location, project=project, cache=self._settings, seconds=self._seconds
+                    self.location,
+                    project=project,
+                    cache=self._settings,
+                    seconds=self._seconds,
+                    credentials=self._credentials,
                 )
             return other
 

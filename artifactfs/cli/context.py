@@ -6,10 +6,11 @@ Settings are read on first use, so that ``--help`` works with a broken configura
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -68,13 +69,24 @@ class Context:
     def _open(self, location: str, project: str, *, create: bool) -> Repository:
         from artifactfs.repository import Repository
 
+        settings = self.settings
         try:
-            return Repository.open(location, project=project, cache=self.settings.cache, seconds=self.settings.seconds)
+            return Repository.open(
+                location,
+                project=project,
+                cache=settings.cache,
+                seconds=settings.seconds,
+                credentials=settings.credentials,
+            )
         except NotFound:
             if not create:
                 raise
         repository = Repository.open_or_create(
-            location, project=project, cache=self.settings.cache, seconds=self.settings.seconds
+            location,
+            project=project,
+            cache=settings.cache,
+            seconds=settings.seconds,
+            credentials=settings.credentials,
         )
         note(f"made a new repository in {location}")
         return repository
@@ -153,6 +165,9 @@ def version_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+_JSON: Final = frozenset('{["')  # what a value begins with that was meant as more than a word
+
+
 def read_metadata(pairs: tuple[str, ...]) -> dict[str, Any] | None:
     """``K=V`` options as a metadata object; None without any. Raises InvalidInput."""
     metadata = read_values(pairs, "--metadata")
@@ -172,7 +187,12 @@ def read_values(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
             raise InvalidInput(f"{option} {key} is given twice; a list is written as JSON: {option} '{key}=[1, 2]'")
         try:
             values[key] = json.loads(value)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError) as error:
+            if value.lstrip()[:1] in _JSON:
+                text = shlex.quote(f"{key}={json.dumps(value, ensure_ascii=False)}")
+                raise InvalidInput(
+                    f"{option} {key}: begins like JSON and is none ({error}); correct it, or give text as {text}"
+                ) from error
             values[key] = value
     return values
 

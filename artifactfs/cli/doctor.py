@@ -15,16 +15,21 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from artifactfs import config
 from artifactfs.cli.context import Context
 from artifactfs.cli.printing import many, size
 from artifactfs.config import Settings
+from artifactfs.credentials import is_loopback
 from artifactfs.errors import ArtifactFSError, NotFound
+
+if TYPE_CHECKING:
+    from artifactfs.registry.contract import Registry
 
 _LITTLE_SPACE: Final = 1 << 30  # bytes free below which a warning is due
 _SLOW_SECONDS: Final = 0.5  # a round trip beyond which reading files one by one is no joy
+_SOON_SECONDS: Final = 3 * 86_400  # a token that ends within it is worth a warning
 _OLDEST_KERNEL: Final = (5, 4)  # FUSE protocol 7.31
 
 
@@ -145,7 +150,7 @@ def _repository(settings: Settings) -> Iterator[Finding]:
 
     where = settings.repository
     try:
-        with Repository.open(where, project=settings.project) as repository:
+        with Repository.open(where, project=settings.project, credentials=settings.credentials) as repository:
             artifacts = len(repository.registry.artifacts())
     except NotFound:
         yield Finding("repository", "ok", f"none yet at {where}", "the first put or mount makes it")
@@ -170,14 +175,46 @@ def _server(context: Context) -> Iterator[Finding]:
             asked = time.monotonic()
             registry.changed(0, seconds=0.0)  # never answered from memory
             seconds = time.monotonic() - asked
+            token = _token(context.settings, registry)
     except ArtifactFSError as error:
         yield Finding("repository", "fail", str(error))
+        yield _encryption(context.settings)
         return
     found = f"{where} (project {project}: {many(artifacts, 'artifact')}), answers within {1000 * seconds:.0f} ms"
     if seconds > _SLOW_SECONDS:
         yield Finding("repository", "warn", found, "every directory that is opened the first time takes about as long")
     else:
         yield Finding("repository", "ok", found)
+    yield token
+    yield _encryption(context.settings)
+
+
+def _token(settings: Settings, registry: Registry) -> Finding:
+    """Which token the server took. Of the token itself nothing but its id is shown."""
+    from artifactfs.cli.tokens import told
+    from artifactfs.remote.registry import RemoteRegistry
+
+    credentials = settings.credentials
+    assert isinstance(registry, RemoteRegistry)  # noqa: S101 - of a server
+    try:
+        own = registry.tokens.own()
+    except NotFound:
+        return Finding("token", "ok", "the server asks for none")
+    where = "ARTIFACTFS_TOKEN" if credentials.token else str(credentials.token_file)
+    soon = own.expires is not None and own.expires / 1e9 - time.time() < _SOON_SECONDS
+    return Finding(
+        "token", "warn" if soon else "ok", f"{told(own)}; from {where}", "ask an admin for a new one" if soon else ""
+    )
+
+
+def _encryption(settings: Settings) -> Finding:
+    """Whether what goes to the server can be read on the way."""
+    if not settings.repository.startswith("https:"):
+        if is_loopback(settings.repository):
+            return Finding("tls", "ok", "not used, and not needed within this machine")
+        return Finding("tls", "warn", "not used: others on the way can read what goes there", "use https://")
+    ca_file = settings.credentials.ca_file
+    return Finding("tls", "ok", f"certificates are checked with {ca_file or 'those that requests brings (certifi)'}")
 
 
 def _space(check: str, path: Path) -> Finding:

@@ -37,6 +37,7 @@ COMMANDS: Final = (
     ("Labels", "labels", ("alias", "edit")),
     ("Sharing", "transfer", ("copy",)),
     ("Server", "serving", ("serve",)),
+    ("Server", "tokens", ("token",)),
     ("Cache", "caching", ("cache",)),
     ("Repository and help", "setup", ("init", "verify", "doctor", "help", "completion")),
 )

@@ -75,6 +75,7 @@ def mount_command(
         binding=binding,
         cache=settings.cache,
         seconds=settings.seconds,
+        credentials=settings.credentials,
     )
     if _mounted_already(settings, plan):
         printing.line(path)

@@ -6,7 +6,9 @@ import resource
 import socket
 import sys
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
@@ -26,8 +28,12 @@ if TYPE_CHECKING:
 @click.option(
     "--allow-unauthenticated",
     is_flag=True,
-    help="Listen beyond this machine, although nobody is asked who they are.",
+    help="Listen beyond this machine without asking anybody for a token, or here for a proxy that knows who may.",
 )
+@click.option("--require-tokens", is_flag=True, help="Ask for tokens also here, and before there is one.")
+@click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate chain (PEM): speak TLS.")
+@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="The certificate's key (PEM).")
+@click.option("--allow-plain-http", is_flag=True, help="Listen beyond this machine without TLS.")
 @click.option(
     "--graceful",
     type=click.IntRange(0, 3600),
@@ -39,20 +45,32 @@ if TYPE_CHECKING:
 @click.option("--no-access-log", is_flag=True, help="Log failures only, not every request.")
 @pass_context
 def serve_command(
-    context: Context, host: str, port: int, allow_unauthenticated: bool, graceful: int, no_access_log: bool
+    context: Context,
+    *,
+    host: str,
+    port: int,
+    allow_unauthenticated: bool,
+    require_tokens: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    allow_plain_http: bool,
+    graceful: int,
+    no_access_log: bool,
 ) -> None:
     """Serve the repository over HTTP until interrupted (SIGINT, SIGTERM).
 
-    Prints its address once it is ready, and then logs each request as a line of JSON on stderr. Whoever reaches the address can
-    read, change and delete everything: this release has no access control, so beyond this machine it listens only when told so.
+    Prints its address once it is ready, and then logs each request as a line of JSON on stderr. Once a token was made (artifactfs
+    token create) nobody comes in without one. Beyond this machine it listens with tokens and TLS only, unless it is told otherwise.
 
     \b
     Example:
       artifactfs serve
+      artifactfs serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key
       artifactfs --repository http://127.0.0.1:7420 ls
     """
     try:
         from artifactfs.server.app import create_app
+        from artifactfs.server.certificates import Certificate, check_certificate
         from artifactfs.server.log import Log
         from artifactfs.server.serving import Serving, is_loopback, listen, url_of
     except ImportError as error:
@@ -66,17 +84,29 @@ def serve_command(
             f"serve needs a repository in a directory, not {location}; give one: artifactfs --repository DIR serve"
         )
     loopback = is_loopback(host)
-    if not loopback and not allow_unauthenticated:
+    if allow_unauthenticated and require_tokens:
+        raise InvalidInput("--allow-unauthenticated and --require-tokens exclude each other; give one of them")
+    if (tls_cert is None) != (tls_key is None):
+        raise InvalidInput("--tls-cert and --tls-key belong together; give both")
+    certificate = None
+    if tls_cert is not None and tls_key is not None:
+        certificate = check_certificate(Certificate(tls_cert, tls_key))
+    elif not loopback and not allow_plain_http:
         raise Access(
-            f"{host} can be reached from other machines, and this release has no access control (a later one will): whoever reaches "
-            "it could read, change and delete everything; listen at 127.0.0.1 behind a proxy that checks who asks, or accept it with "
-            "--allow-unauthenticated"
+            f"{host} can be reached from other machines, and without TLS others could read what goes there, tokens too; give "
+            "--tls-cert and --tls-key, or listen at 127.0.0.1 behind a proxy that speaks TLS, or accept it with --allow-plain-http"
         )
+    require_tokens = require_tokens or not (loopback or allow_unauthenticated)
     # First, so that a port that is in use makes no repository.
     with closing(listen(host, port)) as listener, context.open(create=True) as repository:
         registry, store = _parts(repository)
-        url = url_of(listener)
-        reached = url if loopback else f"http://{socket.gethostname()}:{listener.getsockname()[1]}"
+        if require_tokens and not loopback and not registry.tokens.exist():
+            raise Access(
+                f"{host} can be reached from other machines, and there is no token yet, so that nobody could come in; make the first: "
+                f"artifactfs --repository {repository.location} token create --role admin --all-projects"
+            )
+        url = url_of(listener, tls=certificate is not None)
+        reached = url if loopback else f"{urlsplit(url).scheme}://{socket.gethostname()}:{listener.getsockname()[1]}"
 
         def tell() -> None:
             printing.line(f"serving {repository.location} at {url}")
@@ -90,7 +120,14 @@ def serve_command(
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         log = Log(_write, access=not no_access_log)
         try:
-            Serving(create_app(registry, store, log=log), listener, graceful=graceful).run(tell)
+            app = create_app(
+                registry,
+                store,
+                log=log,
+                require_tokens=require_tokens,
+                hosts={"localhost", host} if loopback and not allow_unauthenticated else None,
+            )
+            Serving(app, listener, graceful=graceful, certificate=certificate).run(tell)
         finally:
             log.close()
 

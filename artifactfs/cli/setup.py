@@ -44,7 +44,7 @@ def init_command(context: Context, directory: Path | None) -> None:
 
     settings = context.settings
     location = settings.repository if directory is None else str(directory.expanduser().absolute())
-    with Repository.create(location, project=settings.project) as repository:
+    with Repository.create(location, project=settings.project, credentials=settings.credentials) as repository:
         printing.line(repository.location)
     if directory is not None and location != settings.repository:
         printing.note(f"use it with: export ARTIFACTFS_REPOSITORY={location}, or --repository {location}")

@@ -19,6 +19,7 @@ import msgspec
 
 from artifactfs.config import Settings
 from artifactfs.content.reader import FileReader
+from artifactfs.credentials import Credentials
 from artifactfs.errors import ArtifactFSError, NotFound
 from artifactfs.model.names import Address, parse_address
 from artifactfs.model.records import VersionRecord
@@ -39,7 +40,7 @@ again only when something has changed. Whoever reads a few files needs no connec
 Versions = dict[Address, VersionRecord]
 """What addresses were found to mean, without their paths: one such table lasts for one operation, so that it sees one version."""
 
-_Key = tuple[int, str, str, str, int | None, float]
+_Key = tuple[int, str, str, str, int | None, float, Credentials]
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -114,7 +115,8 @@ def repository_of(settings: Settings, project: str | None = None) -> Repository:
 def opened_of(settings: Settings, project: str | None = None) -> Opened:
     """As :func:`repository_of`, with all that goes with it."""
     project = project or settings.project
-    key = (os.getpid(), settings.repository, project, str(settings.cache_dir), settings.cache_size, settings.seconds)
+    where = (settings.repository, project, str(settings.cache_dir), settings.cache_size)
+    key = (os.getpid(), *where, settings.seconds, settings.credentials)
     found = _open.get(key)
     if found is None:
         with _lock:
@@ -122,7 +124,11 @@ def opened_of(settings: Settings, project: str | None = None) -> Opened:
             if found is None:
                 cache = settings.cache
                 repository = Repository.open(
-                    settings.repository, project=project, cache=cache, seconds=settings.seconds
+                    settings.repository,
+                    project=project,
+                    cache=cache,
+                    seconds=settings.seconds,
+                    credentials=settings.credentials,
                 )
                 found = _open[key] = Opened(repository)
     return found

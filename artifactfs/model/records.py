@@ -27,6 +27,7 @@ class Location(msgspec.Struct, frozen=True, gc=False):
     length: int
     size: int
     flags: int
+    key: bytes = b""  # the pack's data key, if it is sealed; never shown, logged or stored
 
 
 class ChunkRow(msgspec.Struct, frozen=True, gc=False):
@@ -45,6 +46,7 @@ class PackRow(msgspec.Struct, frozen=True):
     digest: str
     size: int
     chunks: tuple[ChunkRow, ...]
+    key: bytes = b""  # its data key, if its chunks are sealed; the registry wraps it
 
 
 class ArtifactRecord(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 import msgspec
 
 from artifactfs import __version__
+from artifactfs.credentials import NONE, Credentials
 from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput, NotFound, ReadOnly
 from artifactfs.model.names import Address, check_name, is_run
 from artifactfs.model.tree import Change, DirEntry, difference, size_of
@@ -65,6 +66,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     binding: str = "kernel"
     cache: CacheSettings | None = None
     seconds: float = 30.0
+    credentials: Credentials = NONE
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -176,10 +178,20 @@ class Service:
     def _open(self) -> Repository:
         plan = self._plan
         try:
-            return Repository.open(plan.repository, project=plan.project, cache=plan.cache, seconds=plan.seconds)
+            return Repository.open(
+                plan.repository,
+                project=plan.project,
+                cache=plan.cache,
+                seconds=plan.seconds,
+                credentials=plan.credentials,
+            )
         except NotFound:
             repository = Repository.open_or_create(
-                plan.repository, project=plan.project, cache=plan.cache, seconds=plan.seconds
+                plan.repository,
+                project=plan.project,
+                cache=plan.cache,
+                seconds=plan.seconds,
+                credentials=plan.credentials,
             )
             self.created = True
             return repository

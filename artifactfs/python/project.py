@@ -166,6 +166,7 @@ def _open_repository(settings: Settings, *, create: bool) -> Repository:
         project=settings.project,
         cache=settings.cache,
         seconds=settings.seconds,
+        credentials=settings.credentials,
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
+from artifactfs.model.access import NewToken, TokenRecord
 from artifactfs.model.lineage import Links, NewRun, RunRecord
 from artifactfs.model.query import Query
 from artifactfs.model.records import (
@@ -24,6 +25,19 @@ from artifactfs.model.records import (
 )
 
 
+class Tokens(Protocol):
+    """Who may do what, for all projects that whoever asks is an admin of."""
+
+    def create(self, *, project: str, role: str, name: str = "", seconds: float | None = None) -> NewToken:
+        """Make a token of a project, which need not be there yet, or of all (empty). ``seconds``: how long it lives; None: always."""
+
+    def records(self) -> list[TokenRecord]:
+        """Tokens in the order they were made, ended ones too."""
+
+    def revoke(self, identity: str) -> TokenRecord:
+        """End a token at once; one that was revoked stays so. NotFound without it. Returns what it is then."""
+
+
 class Registry(Protocol):
     """Artifacts, versions, aliases, sessions and the chunk index of one project."""
 
@@ -34,6 +48,10 @@ class Registry(Protocol):
     @property
     def online(self) -> bool:
         """Whether the registry answered when last asked; a local one always does. What is read offline is remembered."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """Who may do what, through a server."""
 
     def close(self) -> None:
         """Release connections. Idempotent. Ends a :meth:`changed` that waits."""
@@ -137,7 +155,10 @@ class Registry(Protocol):
         """
 
     def parts(self, name: str, draft: str) -> list[bytes]:
-        """Trees that were added to a draft, in order of digest; empty when nothing was, or it was committed."""
+        """Trees that were added to a draft, in order of digest; empty when nothing was, or it was committed.
+
+        Conflict when the sessions of some have ended, as these would be left out.
+        """
 
     # -- runs and lineage ------------------------------------------------------------------------------------------
 

@@ -27,11 +27,9 @@ _OF_DRAFT: Final = (
     & (draft_part.c.draft == bindparam("called"))
 )
 _PARTS: Final = (
-    select(draft_part.c.digest)
-    .distinct()
+    select(draft_part.c.digest, session.c.expires)
     .join_from(draft_part, session, session.c.id == draft_part.c.session)
-    .where(_OF_DRAFT, session.c.expires > bindparam("now"))
-    .order_by(draft_part.c.digest)
+    .where(_OF_DRAFT)
 )
 _FORGET: Final = delete(draft_part).where(_OF_DRAFT)
 _FINISHED: Final = (
@@ -70,9 +68,17 @@ def add_part(
 
 
 def parts(connection: Connection, project: int, name: str, draft: str, *, now: int) -> list[bytes]:
-    """What was added under sessions that live, in order of digest."""
-    rows = connection.execute(_PARTS, {"of": project, "name": name, "called": draft, "now": now})
-    return list(rows.scalars())
+    """What was added, in order of digest. Conflict when sessions have ended that kept some of it: it would be left out."""
+    living: dict[bytes, bool] = {}
+    for digest, expires in connection.execute(_PARTS, {"of": project, "name": name, "called": draft}):
+        living[digest] = living.get(digest, False) or expires > now
+    ended = sum(not lives for lives in living.values())
+    if ended:
+        raise Conflict(
+            f"{ended} of {len(living)} parts of the draft {draft!r} of {name} were added too long ago, and may be gone: "
+            "add them again, or begin a draft with another id"
+        )
+    return sorted(living)
 
 
 def finish(

@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 # The format that this release writes and reads; it stands in `meta` under FORMAT_KEY. Any change of a table raises it, and
 # gets a step in `migration.py`.
-FORMAT: Final = 2
+FORMAT: Final = 3
 FORMAT_KEY: Final = "format"
 
 # SQLite numbers rows by itself only in a column that is INTEGER to the letter; there it has 64 bits anyway.
@@ -56,6 +56,8 @@ project: Final = Table(
     Column("name", String(128), nullable=False, unique=True),
     Column("revision", BigInteger, nullable=False),
     Column("created", BigInteger, nullable=False),
+    # Id of the key that wraps the keys of its packs; empty: nothing is sealed. Since format 3.
+    Column("key_id", String(64), nullable=False, server_default=""),
     sqlite_autoincrement=True,
 )
 
@@ -182,8 +184,24 @@ pack: Final = Table(
     Column("project", ForeignKey("project.id"), nullable=False),
     Column("digest", String(64), nullable=False),
     Column("size", BigInteger, nullable=False),
+    Column("wrapped_key", LargeBinary),  # null: its chunks are not sealed. Since format 3.
     UniqueConstraint("project", "digest"),
     sqlite_autoincrement=True,
+)
+
+# Who may do what. Of a token's secret the hash is kept alone. Since format 3.
+token: Final = Table(
+    "token",
+    TABLES,
+    Column("id", String(32), primary_key=True),  # the public part of the token
+    Column("secret", LargeBinary, nullable=False),  # SHA-256 of the rest
+    Column("project", String(128), nullable=False),  # by name, as it need not be there yet; empty: all
+    Column("role", String(16), nullable=False),  # read, write or admin
+    Column("name", String(255), nullable=False),  # for people
+    Column("created", BigInteger, nullable=False),
+    Column("expires", BigInteger),  # null: never
+    Column("revoked", BigInteger),
+    sqlite_with_rowid=False,
 )
 
 chunk: Final = Table(

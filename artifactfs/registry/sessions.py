@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
 from artifactfs.errors import Conflict, InvalidInput
-from artifactfs.registry.schema import session
+from artifactfs.registry.schema import draft_part, session
 
 _LIVING: Final = (
     select(session.c.id)
@@ -30,7 +30,17 @@ _RENEW: Final = update(session).where(
     session.c.id == bindparam("number"), session.c.project == bindparam("of"), session.c.expires > bindparam("now")
 )
 _CLOSE: Final = delete(session).where(session.c.id == bindparam("number"), session.c.project == bindparam("of"))
-_SWEEP: Final = delete(session).where(session.c.project == bindparam("of"), session.c.expires <= bindparam("now"))
+# With parts of drafts one stays for a while longer, so that who finishes the draft is told that they have ended.
+_SWEEP: Final = delete(session).where(
+    session.c.project == bindparam("of"),
+    session.c.expires <= bindparam("now"),
+    or_(
+        session.c.expires <= bindparam("past"),
+        ~select(draft_part.c.session).where(draft_part.c.session == session.c.id).exists(),
+    ),
+)
+TOLD_NANOSECONDS: Final = 30 * 86_400 * 1_000_000_000
+"""How long the parts of an ended session are remembered."""
 
 
 def lifetime(seconds: float, *, what: str = "a session") -> int:
@@ -42,7 +52,7 @@ def lifetime(seconds: float, *, what: str = "a session") -> int:
 
 def open_session(connection: Connection, project: int, kind: str, *, now: int, expires: int) -> int:
     """Register a session; removes those of the project that have expired. Returns its id, which is never used again."""
-    connection.execute(_SWEEP, {"of": project, "now": now})
+    connection.execute(_SWEEP, {"of": project, "now": now, "past": now - TOLD_NANOSECONDS})
     row = {"project": project, "kind": kind, "started": now, "expires": expires}
     return int(connection.execute(_OPEN, row).scalar_one())
 

@@ -31,6 +31,7 @@ from artifactfs.registry.chunks import ChunkIndex, check_pack
 from artifactfs.registry.consistency import breaches
 from artifactfs.registry.schema import project
 from artifactfs.registry.sqlite import BUSY_SECONDS, SQLiteDatabase
+from artifactfs.registry.tokens import TokenTable
 
 LOOK_SECONDS: Final = 0.25
 """How often a waiting :meth:`SQLRegistry.changed` looks."""
@@ -79,6 +80,11 @@ class SQLRegistry:
     def online(self) -> bool:
         """Always: it is a file of this machine."""
         return True
+
+    @property
+    def tokens(self) -> TokenTable:
+        """Who may do what, for all projects of this database."""
+        return TokenTable(self._database, self._now)
 
     def of_project(self, name: str) -> SQLRegistry:
         """The registry of another project of this database, on the same connections: closing one closes all. Costs nothing."""
@@ -256,7 +262,7 @@ class SQLRegistry:
             drafts.add_part(connection, self._database, number, name, draft, digest, session=session)
 
     def parts(self, name: str, draft: str) -> list[bytes]:
-        """Trees that were added to a draft under sessions that live, in order of digest."""
+        """Trees that were added to a draft, in order of digest. Conflict when sessions that kept some have ended."""
         if not (checks.is_text(name) and checks.is_text(draft)):
             return []
         with self._reading() as (connection, number):

@@ -26,6 +26,7 @@ from urllib.parse import SplitResult, quote, urlencode, urlsplit
 import msgspec
 
 from artifactfs import __version__
+from artifactfs.credentials import NONE, Credentials
 from artifactfs.errors import (
     Access,
     ArtifactFSError,
@@ -35,7 +36,8 @@ from artifactfs.errors import (
     Unavailable,
 )
 from artifactfs.remote import wire
-from artifactfs.remote.transport import PACE, Body, Broken, Response, Transport, Unreachable
+from artifactfs.remote.ticket import Ticket, check_ca
+from artifactfs.remote.transport import BAD_CERTIFICATE, CLOSED, PACE, Body, Broken, Response, Transport, Unreachable
 
 SECONDS: Final = 30.0
 CONNECT_SECONDS: Final = 5.0
@@ -113,7 +115,8 @@ class _Later(Exception):
 class Connection:
     """Requests to the server at an address: ``http://host:port`` or ``https://host/prefix``. Makes no request by itself.
 
-    InvalidInput for an address that cannot be one. Nothing of it is secret: credentials in it are refused.
+    InvalidInput for an address that cannot be one. Nothing of it is secret: credentials in it are refused. ``credentials`` go to this
+    address alone, as no redirect is followed.
     """
 
     def __init__(
@@ -123,8 +126,11 @@ class Connection:
         seconds: float = SECONDS,
         connect: float = CONNECT_SECONDS,
         silence: float = SILENCE_SECONDS,
+        credentials: Credentials = NONE,
     ) -> None:
         self.url = check_url(url)
+        self._credentials = credentials
+        self._ca_file = check_ca(credentials.ca_file) if self.url.startswith("https:") else None
         if not min(seconds, connect, silence) > 0:
             raise InvalidInput(f"cannot wait {min(seconds, connect, silence):g} s for a server; give more than 0")
         self.seconds = seconds
@@ -135,7 +141,8 @@ class Connection:
 
     def _start(self) -> None:
         self._process = os.getpid()
-        self._transport = Transport(connect=self._connect)
+        self._ticket = Ticket(self.url, self._credentials)
+        self._transport = Transport(connect=self._connect, ca_file=self._ca_file)
         self._closing = threading.Event()
         self._lock = threading.Lock()  # guards what follows
         self._online = True
@@ -296,8 +303,12 @@ class Connection:
             wire.PROTOCOL_HEADER: str(wire.PROTOCOL),
             **headers,
         }
+        renewed = False  # the token was read again for this request
         while True:
             self._admit(trial)
+            shown = self._ticket.show()
+            if shown:
+                sent["Authorization"] = f"Bearer {shown}"
             blocks: Body | None = body() if callable(body) else body
             began = time.monotonic()
             try:
@@ -324,6 +335,9 @@ class Connection:
                     self._pause(trial, later.error, later.after)
                 except ArtifactFSError:
                     response.close()
+                    if response.status == 401 and not renewed and self._ticket.renew(shown):
+                        renewed = True
+                        continue
                     raise
                 else:
                     self._answers()
@@ -429,6 +443,10 @@ class Connection:
         if 200 <= status < 300 or status == 416:
             return
         error = self._failure(response)
+        if status == 401:
+            refused = Access(self._ticket.refused(str(error)))
+            self._offline(str(refused))
+            raise refused
         # The server is there and answers, if only with an error.
         if isinstance(error, Unavailable):
             raise _Later(error, _retry_after(response))
@@ -473,18 +491,22 @@ class Connection:
     def _unreachable(self) -> Unavailable:
         if self._reason.startswith(self.url):
             return Unavailable(self._reason)
-        return Unavailable(
-            f"cannot reach {self.url}: {self._reason}; check that the server is running and the address is right"
-        )
+        check = "check that the server is running and the address is right"
+        if BAD_CERTIFICATE in self._reason:
+            check = "if its CA is a private one, name the CA's certificates with ARTIFACTFS_CA_FILE or ca_file in the configuration"
+        return Unavailable(f"cannot reach {self.url}: {self._reason}; {check}")
 
     def _unanswered(self, reason: str) -> Unavailable:
-        return Unavailable(f"{self.url} does not answer: {reason}; try again later")
+        again = "try again later"
+        if reason == CLOSED and not self._answered and self.url.startswith("http:"):
+            again += ", or with https:// if the server speaks TLS"
+        return Unavailable(f"{self.url} does not answer: {reason}; {again}")
 
     def _closed(self) -> Unavailable:
         return Unavailable(f"the connection to {self.url} is closed; open the repository again")
 
 
-_BY_STATUS: Final[dict[int, type[ArtifactFSError]]] = {400: InvalidInput, 403: Access, 404: NotFound}
+_BY_STATUS: Final[dict[int, type[ArtifactFSError]]] = {400: InvalidInput, 401: Access, 403: Access, 404: NotFound}
 
 
 def check_url(url: str) -> str:

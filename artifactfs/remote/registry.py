@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 
-from artifactfs.errors import ArtifactFSError, InvalidInput, NotFound, Unavailable
+from artifactfs.errors import Access, ArtifactFSError, InvalidInput, NotFound, Unavailable
 from artifactfs.model.digest import DIGEST_SIZE
 from artifactfs.model.lineage import Link, Links, NewRun, RunRecord
 from artifactfs.model.names import check_alias, check_config, check_metadata, check_name, check_run, is_run
@@ -28,6 +28,7 @@ from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult
 from artifactfs.remote import wire
 from artifactfs.remote.answers import Answer, Answers, Memory
 from artifactfs.remote.client import Connection, Reply, query, segment
+from artifactfs.remote.tokens import RemoteTokens
 
 FOLLOWED_SECONDS: Final = 15.0
 """How long after the last :meth:`RemoteRegistry.changed` the revision still counts as followed: longer than who calls it pauses
@@ -69,6 +70,11 @@ class RemoteRegistry:
     def online(self) -> bool:
         """Whether the server answered when last asked."""
         return self._connection.online
+
+    @property
+    def tokens(self) -> RemoteTokens:
+        """Tokens that an admin may see and make here."""
+        return RemoteTokens(self._connection, self._base)
 
     def close(self) -> None:
         """Close the connection, which is the whole repository's. Idempotent. Ends a :meth:`changed` that waits."""
@@ -274,7 +280,8 @@ class RemoteRegistry:
         try:
             return self._fetch(path, kind, self._connection.seconds, hasty=True)
         except ArtifactFSError as error:
-            if self._connection.online:
+            # Whose token has ended reads on in a mount what is known here; anybody else is told.
+            if self._connection.online or (isinstance(error, Access) and not self._followed()):
                 raise
             last = self._answers.last(path, kind)
             found = last.value if last is not None else None

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, cast
 from weakref import WeakSet
@@ -36,6 +37,9 @@ PACE: Final = 32 << 10
 
 IDLE_CONNECTIONS: Final = 256
 """Connections kept for reuse: more than threads fetch at once, as the library warns on stderr about each that it may not keep."""
+
+BAD_CERTIFICATE: Final = "its certificate is not valid"
+CLOSED: Final = "the connection was closed without an answer"
 
 Body = bytes | Iterable[bytes | memoryview]
 
@@ -319,12 +323,16 @@ class Response:
 
 
 class Transport:
-    """Requests to one server. ``connect``: seconds that a connection may take, its lookup included."""
+    """Requests to one server. ``connect``: seconds that a connection may take, its lookup included.
+
+    ``ca_file``: the certificates that its own is checked with; None: those that the library brings.
+    """
 
     _hosts = 1  # that connections are kept for
 
-    def __init__(self, *, connect: float) -> None:
+    def __init__(self, *, connect: float, ca_file: Path | None = None) -> None:
         self._connect = connect
+        self._verify: bool | str = True if ca_file is None else str(ca_file)
         self._lock = threading.Lock()
         self._lines: WeakSet[Line] = WeakSet()
         self._adapter = _Adapter(pool_connections=self._hosts, pool_maxsize=IDLE_CONNECTIONS)
@@ -378,7 +386,7 @@ class Transport:
         request.headers = CaseInsensitiveDict(headers)
         request.body = cast("Any", body)
         # The adapter alone: a Session adds redirects, cookies and the environment, and a tenth of the time of 4 MiB.
-        return self._adapter.send(request, stream=True, timeout=timeout)
+        return self._adapter.send(request, stream=True, timeout=timeout, verify=self._verify)
 
     def forget_idle(self) -> None:
         """Close the connections that wait for reuse."""
@@ -494,9 +502,9 @@ def _words(error: BaseException, connect: float | None = None) -> str:
     if isinstance(cause, socket.gaierror | UnicodeError):
         return "the host's name is not known"
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate is not valid ({cause.verify_message})"
+        return f"{BAD_CERTIFICATE} ({cause.verify_message})"
     if isinstance(cause, http.client.RemoteDisconnected):
-        return "the connection was closed without an answer"
+        return CLOSED
     if isinstance(cause, http.client.BadStatusLine | http.client.LineTooLong):
         return "what answers does not speak HTTP"
     if isinstance(cause, http.client.HTTPException):

@@ -15,6 +15,7 @@ import msgspec
 
 from artifactfs import errors
 from artifactfs.errors import ArtifactFSError, Format, InvalidInput
+from artifactfs.model.access import TokenRecord
 from artifactfs.model.lineage import Link, RunRecord
 from artifactfs.model.records import ArtifactRecord, Location, PackRow, VersionRecord
 
@@ -53,6 +54,21 @@ class Failure(msgspec.Struct, frozen=True):
 
     code: str
     message: str
+
+
+class TokenWanted(msgspec.Struct, frozen=True):
+    """A token to make; ``seconds``: how long it lives, None: always."""
+
+    role: str
+    name: str = ""
+    seconds: float | None = None
+    all_projects: bool = False
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """Tokens, without their secrets, in the order they were made."""
+
+    tokens: list[TokenRecord]
 
 
 class Hello(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ Used by ``serving.py`` and by tests. It is an adapter: every rule is the registr
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -19,22 +19,40 @@ from artifactfs import __version__
 from artifactfs.content.local import LocalStore
 from artifactfs.errors import ArtifactFSError, InvalidInput, NotFound
 from artifactfs.registry.sql import SQLRegistry
-from artifactfs.server import content, objects, operations, runs, versions
+from artifactfs.server import content, objects, operations, runs, tokens, versions
+from artifactfs.server.access import Access
 from artifactfs.server.document import add_routes, complete
 from artifactfs.server.edge import Edge
 from artifactfs.server.failures import Refusal, failed
 from artifactfs.server.log import Log
 from artifactfs.server.service import Service
 
-_MODULES: Final = (operations.operation, versions.operation, runs.operation, content.operation, objects.operation)
+_MODULES: Final = (
+    operations.operation,
+    versions.operation,
+    runs.operation,
+    content.operation,
+    objects.operation,
+    tokens.operation,
+)
 _ABOUT: Final = (
     "The Store and Registry contracts of a repository over HTTP. Messages are msgpack or JSON, as Content-Type and Accept say; "
     "in JSON bytes are base64. Every error is a Failure."
 )
 
 
-def create_app(registry: SQLRegistry, store: LocalStore, *, log: Log) -> FastAPI:
-    """The application that serves a repository; ``registry`` is any project's. Both stay the caller's to close."""
+def create_app(
+    registry: SQLRegistry,
+    store: LocalStore,
+    *,
+    log: Log,
+    require_tokens: bool = False,
+    hosts: Collection[str] | None = None,
+) -> FastAPI:
+    """The application that serves a repository; ``registry`` is any project's. Both stay the caller's to close.
+
+    ``require_tokens``, ``hosts``: as in :class:`~artifactfs.server.access.Access`.
+    """
     service = Service(registry, store, log=log)
 
     @asynccontextmanager
@@ -54,6 +72,7 @@ def create_app(registry: SQLRegistry, store: LocalStore, *, log: Log) -> FastAPI
         redirect_slashes=False,
     )
     app.state.service = service
+    app.state.access = Access(service.own.tokens, service.reading, required=require_tokens, hosts=hosts)
     for module in _MODULES:
         add_routes(app, module)
     app.add_exception_handler(ArtifactFSError, _told)

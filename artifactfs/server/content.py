@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from artifactfs.content.admission import check_upload
 from artifactfs.errors import Integrity, InvalidInput
+from artifactfs.model.access import READ, WRITE
 from artifactfs.registry.chunks import check_pack
 from artifactfs.remote import wire
 from artifactfs.server.calls import ProjectCall
@@ -20,21 +21,21 @@ from artifactfs.server.nodes import along_path, with_nodes_below
 operation: Final = Operations("Content")
 
 
-@operation("POST", "/chunks/missing", takes=wire.Digests, gives=wire.Digests)
+@operation("POST", "/chunks/missing", takes=wire.Digests, gives=wire.Digests, role=READ)
 async def missing(call: ProjectCall) -> Response:
     """Those of these chunks that the project does not hold."""
     asked = _bounded((await call.message(wire.Digests)).digests)
     return await call.read(lambda registry: wire.Digests(list(registry.missing(asked))))
 
 
-@operation("POST", "/chunks/locate", takes=wire.Digests, gives=wire.Places)
+@operation("POST", "/chunks/locate", takes=wire.Digests, gives=wire.Places, role=READ)
 async def locate(call: ProjectCall) -> Response:
     """Where these chunks are; unknown ones are left out."""
     asked = _bounded((await call.message(wire.Digests)).digests)
     return await call.read(lambda registry: wire.to_places(registry.locate(asked)))
 
 
-@operation("POST", "/nodes", takes=wire.NodesWanted, gives=wire.Nodes)
+@operation("POST", "/nodes", takes=wire.NodesWanted, gives=wire.Nodes, role=READ)
 async def nodes(call: ProjectCall) -> Response:
     """Nodes, with some below them. An answer is bounded: what does not fit is left out, like what is not held, and asked for again."""
     wanted = await call.message(wire.NodesWanted)
@@ -42,20 +43,20 @@ async def nodes(call: ProjectCall) -> Response:
     return await call.read(lambda registry: with_nodes_below(call.service.store, registry, wanted))
 
 
-@operation("POST", "/path", takes=wire.PathWanted, gives=wire.Nodes)
+@operation("POST", "/path", takes=wire.PathWanted, gives=wire.Nodes, role=READ)
 async def path(call: ProjectCall) -> Response:
     """All nodes along a path, and where what lies at its end is: one request to open a file."""
     wanted = await call.message(wire.PathWanted)
     return await call.read(lambda registry: along_path(call.service.store, registry, wanted))
 
 
-@operation("GET", "/packs", gives=wire.Packs)
+@operation("GET", "/packs", gives=wire.Packs, role=READ)
 async def packs(call: ProjectCall) -> Response:
     """Every pack of the project: digest and size in bytes."""
     return await call.read(lambda registry: wire.Packs(registry.packs()))
 
 
-@operation("POST", "/packs", takes=wire.NewPacks, fails=(409, 422, 507))
+@operation("POST", "/packs", takes=wire.NewPacks, fails=(409, 422, 507), role=WRITE)
 async def add_packs(call: ProjectCall) -> Response:
     """Record packs that were uploaded, all or none. Each is read and every chunk checked against its digest first."""
     new = await call.message(wire.NewPacks)

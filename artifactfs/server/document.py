@@ -12,13 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from starlette.requests import Request
 from starlette.responses import Response
 
 from artifactfs.remote.wire import JSON, MSGPACK, PROTOCOL_HEADER, REVISION_HEADER, Failure
+from artifactfs.server.access import Access
 from artifactfs.server.failures import MEANINGS
 
 PROJECT: Final = "/v1/projects/{project}"
+OPEN: Final = ""
+"""The role of an operation that everybody may ask for."""
+TOKEN_SCHEME: Final = "token"  # noqa: S105 - a name
 ALWAYS: Final = (400, 426, 500, 503)
 """Statuses that every operation of the protocol may answer with."""
 REFUSED: Final = (408, 413, 415)
@@ -37,6 +42,7 @@ class Operation:
     method: str
     path: str
     endpoint: Endpoint
+    role: str
     takes: type | None
     gives: type | None
     status: int
@@ -57,6 +63,7 @@ class Operations(list[Operation]):
         method: str,
         path: str,
         *,
+        role: str,
         takes: type | None = None,
         gives: type | None = None,
         fails: tuple[int, ...] = (),
@@ -65,6 +72,7 @@ class Operations(list[Operation]):
     ) -> Callable[[Endpoint], Endpoint]:
         """Declare what follows as an operation: the message it takes, the one it gives, statuses besides the usual ones.
 
+        ``role`` is the least that may ask for it, of the project in its path, or of all where there is none; OPEN: everybody.
         ``extra`` are fields of its OpenAPI operation, where no message says it all.
         """
 
@@ -74,10 +82,11 @@ class Operations(list[Operation]):
                     method=method,
                     path=self._prefix + path,
                     endpoint=endpoint,
+                    role=role,
                     takes=takes,
                     gives=gives,
                     status=status or (200 if gives is not None else 204),
-                    fails=tuple(sorted({*fails, *ALWAYS, *(REFUSED if takes is not None else ())})),
+                    fails=tuple(sorted({*fails, *ALWAYS, *_guarded(role), *(REFUSED if takes is not None else ())})),
                     extra=extra or {},
                 )
             )
@@ -96,6 +105,7 @@ def add_routes(app: FastAPI, operations: Operations) -> None:
             status_code=operation.status,
             response_class=Response,
             response_model=None,
+            dependencies=[Depends(_admission(operation.role))] if operation.role != OPEN else None,
             operation_id=f"{operation.method.lower()}_{operation.endpoint.__name__}",
             tags=[operations.subject],
             responses={
@@ -105,6 +115,21 @@ def add_routes(app: FastAPI, operations: Operations) -> None:
             },
             openapi_extra=_extra(operation),
         )
+
+
+def _guarded(role: str) -> tuple[int, ...]:
+    """Statuses of who may not."""
+    return () if role == OPEN else (401, 403, 404)
+
+
+def _admission(role: str) -> Callable[[Request], Awaitable[None]]:
+    """What runs before an operation, and before anything of its request is looked at."""
+
+    async def admit(request: Request) -> None:
+        access: Access = request.app.state.access
+        request.state.holder = await access.admit(request, role, request.path_params.get("project"))
+
+    return admit
 
 
 def complete(document: dict[str, Any], operations: Iterable[Operation]) -> dict[str, Any]:
@@ -118,6 +143,13 @@ def complete(document: dict[str, Any], operations: Iterable[Operation]) -> dict[
         "Protocol": {"description": "The protocol that the server speaks.", "schema": {"type": "integer"}},
         "Revision": {"description": "The project's revision.", "schema": {"type": "integer"}},
         "RetryAfter": {"description": "Seconds until a repetition makes sense.", "schema": {"type": "integer"}},
+    }
+    components["securitySchemes"] = {
+        TOKEN_SCHEME: {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A token, as `artifactfs token create` prints it. Asked for where the server has tokens.",
+        }
     }
     components["parameters"] = {
         "Protocol": {
@@ -164,6 +196,11 @@ def _failure(meaning: str) -> dict[str, Any]:
         "headers": {PROTOCOL_HEADER: {"$ref": "#/components/headers/Protocol"}},
         "content": content_of(Failure),
     }
+    if meaning == MEANINGS[401]:
+        found["headers"]["WWW-Authenticate"] = {
+            "description": "Which kind of token is asked for.",
+            "schema": {"type": "string"},
+        }
     if meaning == MEANINGS[503]:
         found["headers"]["Retry-After"] = {"$ref": "#/components/headers/RetryAfter"}
     return found
@@ -171,7 +208,9 @@ def _failure(meaning: str) -> dict[str, Any]:
 
 def _extra(operation: Operation) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "parameters": [{"$ref": "#/components/parameters/Protocol"}, *operation.extra.get("parameters", ())]
+        "parameters": [{"$ref": "#/components/parameters/Protocol"}, *operation.extra.get("parameters", ())],
+        # In a list of this scheme stand the roles that are needed.
+        "security": [] if operation.role == OPEN else [{TOKEN_SCHEME: [operation.role]}],
     }
     if operation.takes is not None:
         found["requestBody"] = {

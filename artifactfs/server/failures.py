@@ -45,8 +45,9 @@ CLOSE: Final[Mapping[str, str]] = {"Connection": "close"}
 
 MEANINGS: Final = {
     400: "The request's words are wrong; it is not to be repeated.",
-    403: "The server may not do this with its files.",
-    404: "It is not there.",
+    401: "No token came, or none that is good.",
+    403: "The token has too low a role, or the server may not do this with its files.",
+    404: "It is not there, or the token is of another project.",
     405: "Not a method of this path.",
     408: "The request's body stopped coming.",
     409: "The state changed, or forbids it.",

@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from artifactfs.content.local import LocalUpload, check_key
 from artifactfs.errors import Integrity, InvalidInput
+from artifactfs.model.access import ADMIN, READ, WRITE
 from artifactfs.remote import wire
 from artifactfs.server.calls import Call, ProjectCall
 from artifactfs.server.document import Operations
@@ -46,7 +47,7 @@ _BINARY: Final = {wire.BYTES: {"schema": {"type": "string", "format": "binary"}}
 _LENGTH: Final = {"Content-Length": {"description": "Bytes of the body.", "schema": {"type": "integer"}}}
 
 
-@operation("GET", "/objects", gives=wire.Objects)
+@operation("GET", "/objects", gives=wire.Objects, role=READ)
 async def objects(
     call: ProjectCall,
     prefix: Annotated[str, Query(description="What the keys begin with.")] = "",
@@ -68,6 +69,7 @@ async def objects(
     status=200,
     fails=(404,),
     extra={"success": {"description": "The object's size is the Content-Length."}},
+    role=READ,
 )
 async def size(call: ProjectCall, key: Key) -> Response:
     """An object's size, without its bytes."""
@@ -104,6 +106,7 @@ async def size(call: ProjectCall, key: Key) -> Response:
             }
         },
     },
+    role=READ,
 )
 async def get(call: ProjectCall, key: Key) -> Response:
     """An object's bytes, or one range of them."""
@@ -134,6 +137,7 @@ async def get(call: ProjectCall, key: Key) -> Response:
             "content": _BINARY,
         }
     },
+    role=WRITE,
 )
 async def put(call: ProjectCall, key: Key) -> Response:
     """Store an object, durable on return. One that is there is left as it is. A pack must be what its name says."""
@@ -155,7 +159,7 @@ async def put(call: ProjectCall, key: Key) -> Response:
     return call.reply(None, "")
 
 
-@operation("DELETE", "/objects/{key:path}")
+@operation("DELETE", "/objects/{key:path}", role=ADMIN)
 async def delete(call: ProjectCall, key: Key) -> Response:
     """Remove an object, if it is there."""
     return await call.write(lambda _: call.service.store.delete(key))

@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from artifactfs import __version__
 from artifactfs.errors import Unavailable
+from artifactfs.model.access import READ
 from artifactfs.remote.wire import OLDEST_PROTOCOL, PROTOCOL, Hello, encode
-from artifactfs.server.document import Operations
+from artifactfs.server.document import OPEN, Operations
 from artifactfs.server.failures import media_of
 from artifactfs.server.metrics import CONTENT_TYPE
 from artifactfs.server.service import Service
@@ -25,19 +26,19 @@ class Health(msgspec.Struct, frozen=True):
     status: str
 
 
-@operation("GET", "/v1", gives=Hello)
+@operation("GET", "/v1", gives=Hello, role=OPEN)
 async def hello(request: Request) -> Response:
     """What answers at this address, and which protocols it speaks."""
     return _told(request, Hello("artifactfs", __version__, PROTOCOL, OLDEST_PROTOCOL))
 
 
-@operation("GET", "/healthz", gives=Health)
+@operation("GET", "/healthz", gives=Health, role=OPEN)
 async def healthz(request: Request) -> Response:
     """Whether the process answers at all: if not, start it anew."""
     return _told(request, Health("ok"))
 
 
-@operation("GET", "/readyz", gives=Health)
+@operation("GET", "/readyz", gives=Health, role=OPEN)
 async def readyz(request: Request) -> Response:
     """Whether registry and store can be used and the server is not about to stop: if not, send requests elsewhere."""
     service: Service = request.app.state.service
@@ -62,6 +63,7 @@ async def readyz(request: Request) -> Response:
             "content": {"text/plain": {"schema": {"type": "string"}}},
         }
     },
+    role=READ,
 )
 async def metrics(request: Request) -> Response:
     """Counters for Prometheus."""

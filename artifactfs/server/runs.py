@@ -12,6 +12,7 @@ from fastapi import Path, Query
 from starlette.responses import Response
 
 from artifactfs.errors import NotFound
+from artifactfs.model.access import READ, WRITE
 from artifactfs.model.lineage import Link, Links, NewRun, RunRecord
 from artifactfs.model.records import VersionRecord
 from artifactfs.registry.contract import Registry
@@ -25,14 +26,14 @@ operation: Final = Operations("Runs")
 RunId = Annotated[str, Path(description="The run's id.")]
 
 
-@operation("POST", "/runs", takes=NewRun, gives=RunRecord)
+@operation("POST", "/runs", takes=NewRun, gives=RunRecord, role=WRITE)
 async def start_run(call: ProjectCall) -> Response:
     """Start a Run, or take up the one with this id again."""
     new = await call.message(NewRun)
     return await call.write(lambda registry: registry.start_run(new))
 
 
-@operation("GET", "/runs", gives=wire.Runs)
+@operation("GET", "/runs", gives=wire.Runs, role=READ)
 async def runs(
     call: ProjectCall,
     job_type: Annotated[str | None, Query(description="Of this job type alone.")] = None,
@@ -54,7 +55,7 @@ async def runs(
     return await call.read(find)
 
 
-@operation("GET", "/runs/{run}", gives=RunRecord, fails=(404,))
+@operation("GET", "/runs/{run}", gives=RunRecord, fails=(404,), role=READ)
 async def run(call: ProjectCall, run: RunId) -> Response:
     """One Run."""
 
@@ -67,7 +68,7 @@ async def run(call: ProjectCall, run: RunId) -> Response:
     return await call.read(find)
 
 
-@operation("PATCH", "/runs/{run}", takes=wire.RunChange, gives=RunRecord, fails=(404,))
+@operation("PATCH", "/runs/{run}", takes=wire.RunChange, gives=RunRecord, fails=(404,), role=WRITE)
 async def update_run(call: ProjectCall, run: RunId) -> Response:
     """Replace a Run's configuration, or end it."""
     new = await call.message(wire.RunChange)
@@ -76,21 +77,21 @@ async def update_run(call: ProjectCall, run: RunId) -> Response:
     )
 
 
-@operation("PUT", "/runs/{run}/life", takes=wire.RunLife, fails=(404,))
+@operation("PUT", "/runs/{run}/life", takes=wire.RunLife, fails=(404,), role=WRITE)
 async def renew_run(call: ProjectCall, run: RunId) -> Response:
     """Say that a Run still runs: its heartbeat."""
     life = await call.message(wire.RunLife)
     return await call.write(lambda registry: registry.renew_run(run, seconds=life.seconds))
 
 
-@operation("POST", "/runs/{run}/inputs", takes=wire.Inputs, fails=(404,))
+@operation("POST", "/runs/{run}/inputs", takes=wire.Inputs, fails=(404,), role=WRITE)
 async def add_inputs(call: ProjectCall, run: RunId) -> Response:
     """Record that a Run used versions. Outputs are recorded by commits."""
     used = await call.message(wire.Inputs)
     return await call.write(lambda registry: registry.add_inputs(run, used.versions))
 
 
-@operation("POST", "/links", takes=wire.LinksWanted, gives=wire.Lineage)
+@operation("POST", "/links", takes=wire.LinksWanted, gives=wire.Lineage, role=READ)
 async def links(call: ProjectCall) -> Response:
     """All links of some versions and Runs, with the Runs and versions at both ends."""
     wanted = await call.message(wire.LinksWanted)

@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from artifactfs.errors import Access, InvalidInput, Unavailable
+from artifactfs.server.certificates import Certificate
 from artifactfs.server.connections import BoundedConnection
 from artifactfs.server.service import Service
 
@@ -68,16 +69,27 @@ def _translated(error: Exception, host: str, port: int) -> Unavailable | Access 
     return InvalidInput(f"cannot listen at port {port} of {host}: {words.lower()}; choose an address of this machine")
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, *, tls: bool = False) -> str:
     """The address of a socket as clients of this machine write it."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class Serving:
-    """An application on a listening socket. ``graceful``: seconds that requests have to finish after the order to stop."""
+    """An application on a listening socket. ``graceful``: seconds that requests have to finish after the order to stop.
 
-    def __init__(self, app: FastAPI, listener: socket.socket, *, graceful: int = GRACEFUL_SECONDS) -> None:
+    ``certificate``: what TLS is spoken with (see :mod:`artifactfs.server.certificates`); None: it is not.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        listener: socket.socket,
+        *,
+        graceful: int = GRACEFUL_SECONDS,
+        certificate: Certificate | None = None,
+    ) -> None:
         service: Service = app.state.service
         self._service = service
         self._listener = listener
@@ -93,6 +105,8 @@ class Serving:
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=graceful,
+            ssl_certfile=None if certificate is None else certificate.chain,
+            ssl_keyfile=None if certificate is None else certificate.key,
         )
         self._server = _Server(config, service.end)
 

@@ -14,10 +14,12 @@ from msgspec.structs import replace
 from starlette.responses import Response
 
 from artifactfs.errors import NotFound
+from artifactfs.model.access import ADMIN, ALL_PROJECTS, READ, WRITE
 from artifactfs.model.query import Query
 from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, VersionRecord
 from artifactfs.registry.contract import Registry
 from artifactfs.remote import wire
+from artifactfs.server.access import Holder
 from artifactfs.server.calls import ProjectCall
 from artifactfs.server.document import Operations
 from artifactfs.server.portions import bound, portion
@@ -31,7 +33,7 @@ Digest = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="Digest of th
 SessionId = Annotated[int, Path(description="The session's id.")]
 
 
-@operation("GET", "/revision", gives=wire.Revision)
+@operation("GET", "/revision", gives=wire.Revision, role=READ)
 async def revision(
     call: ProjectCall,
     after: Annotated[int | None, Word(description="Wait until the revision is another than this one.")] = None,
@@ -60,13 +62,13 @@ async def _gone(call: ProjectCall) -> None:
         pass
 
 
-@operation("GET", "/artifacts", gives=wire.Artifacts)
+@operation("GET", "/artifacts", gives=wire.Artifacts, role=READ)
 async def artifacts(call: ProjectCall) -> Response:
     """All artifacts that have a living version, sorted by name."""
     return await call.read(lambda registry: wire.Artifacts(registry.artifacts()))
 
 
-@operation("GET", "/artifacts/{name}", gives=ArtifactRecord, fails=(404,))
+@operation("GET", "/artifacts/{name}", gives=ArtifactRecord, fails=(404,), role=READ)
 async def artifact(call: ProjectCall, name: Name) -> Response:
     """One artifact."""
 
@@ -79,19 +81,21 @@ async def artifact(call: ProjectCall, name: Name) -> Response:
     return await call.read(find)
 
 
-@operation("GET", "/artifacts/{name}/versions", gives=wire.Versions)
+@operation("GET", "/artifacts/{name}/versions", gives=wire.Versions, role=READ)
 async def versions(call: ProjectCall, name: Name) -> Response:
     """Living versions of an artifact, rising numbers; empty when the artifact is not there."""
     return await call.read(lambda registry: wire.Versions(registry.versions(name)))
 
 
-@operation("GET", "/artifacts/{name}/versions/{number}", gives=VersionRecord, fails=(404,))
+@operation("GET", "/artifacts/{name}/versions/{number}", gives=VersionRecord, fails=(404,), role=READ)
 async def version(call: ProjectCall, name: Name, number: Number) -> Response:
     """One living version."""
     return await call.read(lambda registry: _there(registry.version(name, number), f"{name}:v{number}"))
 
 
-@operation("PATCH", "/artifacts/{name}/versions/{number}", takes=wire.Edit, gives=VersionRecord, fails=(404,))
+@operation(
+    "PATCH", "/artifacts/{name}/versions/{number}", takes=wire.Edit, gives=VersionRecord, fails=(404,), role=WRITE
+)
 async def edit(call: ProjectCall, name: Name, number: Number) -> Response:
     """Replace description, metadata or tags of a version."""
     new = await call.message(wire.Edit)
@@ -100,7 +104,7 @@ async def edit(call: ProjectCall, name: Name, number: Number) -> Response:
     )
 
 
-@operation("DELETE", "/artifacts/{name}/versions/{number}", fails=(404, 409))
+@operation("DELETE", "/artifacts/{name}/versions/{number}", fails=(404, 409), role=ADMIN)
 async def delete_version(
     call: ProjectCall,
     name: Name,
@@ -111,7 +115,7 @@ async def delete_version(
     return await call.write(lambda registry: registry.delete(name, number, delete_aliases=delete_aliases))
 
 
-@operation("POST", "/find", takes=Query, gives=wire.Found)
+@operation("POST", "/find", takes=Query, gives=wire.Found, role=READ)
 async def find(call: ProjectCall) -> Response:
     """Living versions of the project that match, in the order asked for."""
     query = await call.message(Query)
@@ -127,7 +131,12 @@ async def find(call: ProjectCall) -> Response:
 
 
 @operation(
-    "POST", "/artifacts/{name}/versions/{number}/aliases", takes=wire.AliasNames, gives=VersionRecord, fails=(404,)
+    "POST",
+    "/artifacts/{name}/versions/{number}/aliases",
+    takes=wire.AliasNames,
+    gives=VersionRecord,
+    fails=(404,),
+    role=WRITE,
 )
 async def move_aliases(call: ProjectCall, name: Name, number: Number) -> Response:
     """Point aliases at a version; `latest` too, when asked."""
@@ -135,76 +144,84 @@ async def move_aliases(call: ProjectCall, name: Name, number: Number) -> Respons
     return await call.write(lambda registry: registry.move_aliases(name, number, moved.aliases))
 
 
-@operation("POST", "/artifacts/{name}/aliases/remove", takes=wire.AliasNames, fails=(404, 409))
+@operation("POST", "/artifacts/{name}/aliases/remove", takes=wire.AliasNames, fails=(404, 409), role=WRITE)
 async def remove_aliases(call: ProjectCall, name: Name) -> Response:
     """Remove aliases, all or none. `latest` cannot be removed."""
     removed = await call.message(wire.AliasNames)
     return await call.write(lambda registry: registry.remove_aliases(name, removed.aliases))
 
 
-@operation("GET", "/artifacts/{name}/aliases", gives=wire.Aliases)
+@operation("GET", "/artifacts/{name}/aliases", gives=wire.Aliases, role=READ)
 async def aliases(call: ProjectCall, name: Name) -> Response:
     """Aliases of an artifact with the number each names."""
     return await call.read(lambda registry: wire.Aliases(registry.aliases(name)))
 
 
-@operation("GET", "/artifacts/{name}/aliases/{alias}", gives=VersionRecord, fails=(404,))
+@operation("GET", "/artifacts/{name}/aliases/{alias}", gives=VersionRecord, fails=(404,), role=READ)
 async def resolve(call: ProjectCall, name: Name, alias: Alias) -> Response:
     """The version that an alias names."""
     return await call.read(lambda registry: _there(registry.resolve(name, alias), f"{name}:{alias}"))
 
 
-@operation("GET", "/artifacts/{name}/digests/{digest}", gives=VersionRecord, fails=(404,))
+@operation("GET", "/artifacts/{name}/digests/{digest}", gives=VersionRecord, fails=(404,), role=READ)
 async def find_digest(call: ProjectCall, name: Name, digest: Digest) -> Response:
     """The living version of an artifact with these contents."""
     wanted = bytes.fromhex(digest)
     return await call.read(lambda registry: _there(registry.find_digest(name, wanted), f"{name}@blake3:{digest}"))
 
 
-@operation("POST", "/commits", takes=CommitRequest, gives=CommitResult, fails=(404, 409, 507))
+@operation("POST", "/commits", takes=CommitRequest, gives=CommitResult, fails=(404, 409, 507), role=WRITE)
 async def commit(call: ProjectCall) -> Response:
     """Make, or reuse, a version: the commit point. A repetition with the same commit id returns what it made."""
     request = await call.message(CommitRequest)
     return await call.write(lambda registry: registry.commit(request))
 
 
-@operation("POST", "/artifacts/{name}/parts", takes=wire.Part, fails=(409,))
+@operation("POST", "/artifacts/{name}/parts", takes=wire.Part, fails=(409,), role=WRITE)
 async def add_part(call: ProjectCall, name: Name) -> Response:
     """Record a tree as a part of a draft, which several processes fill and a commit ends."""
     new = await call.message(wire.Part)
     return await call.write(lambda registry: registry.add_part(name, new.draft, new.digest, session=new.session))
 
 
-@operation("GET", "/artifacts/{name}/parts", gives=wire.Digests)
+@operation("GET", "/artifacts/{name}/parts", gives=wire.Digests, role=READ)
 async def parts(call: ProjectCall, name: Name, draft: Annotated[str, Word(description="The draft.")]) -> Response:
     """Trees that were added to a draft, in order of digest; empty when nothing was, or it was committed."""
     return await call.read(lambda registry: wire.Digests(registry.parts(name, draft)))
 
 
-@operation("POST", "/sessions", takes=wire.NewSession, gives=wire.Session)
+@operation("POST", "/sessions", takes=wire.NewSession, gives=wire.Session, role=WRITE)
 async def open_session(call: ProjectCall) -> Response:
     """Register a writer or reader."""
     new = await call.message(wire.NewSession)
     return await call.write(lambda registry: wire.Session(registry.open_session(new.kind, seconds=new.seconds)))
 
 
-@operation("PUT", "/sessions/{session}", takes=wire.SessionLife, fails=(409,))
+@operation("PUT", "/sessions/{session}", takes=wire.SessionLife, fails=(409,), role=WRITE)
 async def renew_session(call: ProjectCall, session: SessionId) -> Response:
     """Prolong a session that has not ended."""
     life = await call.message(wire.SessionLife)
     return await call.write(lambda registry: registry.renew_session(session, seconds=life.seconds))
 
 
-@operation("DELETE", "/sessions/{session}")
+@operation("DELETE", "/sessions/{session}", role=WRITE)
 async def close_session(call: ProjectCall, session: SessionId) -> Response:
     """End a session."""
     return await call.write(lambda registry: registry.close_session(session))
 
 
-@operation("GET", "/check", gives=wire.Damages)
+@operation("GET", "/check", gives=wire.Damages, role=ADMIN)
 async def check(call: ProjectCall) -> Response:
-    """Damages of the database itself. Reads everything once."""
-    return await call.examine(lambda registry: wire.Damages(registry.check()))
+    """Damages of the database itself; which, is for admins of all projects. Reads everything once."""
+    holder: Holder = call.request.state.holder
+
+    def examine(registry: Registry) -> wire.Damages:
+        found = registry.check()
+        if found and holder.project != ALL_PROJECTS:
+            found = ["the registry's database is damaged; an admin of all projects sees how by: artifactfs verify"]
+        return wire.Damages(found)
+
+    return await call.examine(examine)
 
 
 def _there(found: VersionRecord | None, name: str) -> VersionRecord:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from artifactfs import config
+from artifactfs.cli.context import read_values
 from artifactfs.errors import InvalidInput
 
 WORD = "hunter2"
@@ -157,3 +159,21 @@ def test_secrets_in_an_address_are_refused_and_not_repeated(url, cli):
         config.location_of(url)
     assert WORD not in str(caught.value)
     assert WORD not in cli.refuses("--repository", url, "ls", status=2)
+
+
+@pytest.mark.parametrize("value", ['{"b":1', "[wip]", '"a', " {'a': 1}"])
+def test_metadata_that_begins_like_json_and_is_none_is_told(value):
+    with pytest.raises(InvalidInput) as caught:
+        read_values((f"note={value}",), "--metadata")
+    said = str(caught.value)
+    assert said.startswith("--metadata note: begins like JSON and is none (")
+    # What it says to give instead is that text.
+    (suggested,) = shlex.split(said.rpartition("give text as ")[2])
+    assert read_values((suggested,), "--metadata") == {"note": value}
+
+
+def test_metadata_is_json_or_text():
+    pairs = ("rows=17", "note=a [b]", "ok=true", 'list=[1, "x"]', "empty=", "date=2026-01-31")
+    assert read_values(pairs, "--metadata") == {
+        "rows": 17, "note": "a [b]", "ok": True, "list": [1, "x"], "empty": "", "date": "2026-01-31"
+    }  # fmt: skip

@@ -98,7 +98,7 @@ def test_names_of_files_are_not_read_as_addresses(tmp_path):
 def test_a_newer_format_is_refused_by_both_numbers(path):
     SQLRegistry(path, create=True).close()
     run_sql(path, "UPDATE meta SET value = '7' WHERE key = 'format'")
-    with pytest.raises(Format, match="format 7, this release reads format 2"):
+    with pytest.raises(Format, match="format 7, this release reads format 3"):
         SQLRegistry(path)
 
 

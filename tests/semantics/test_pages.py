@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
+import socket
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import artifactfs
 from tests.references.store import storing
-from tests.semantics.printed import check, console_blocks
+from tests.semantics.printed import SHOWN_PORT, check, console_blocks
 
 DOCS = Path(__file__).parents[2] / "artifactfs" / "docs"
 
@@ -20,14 +22,17 @@ def programs(path: Path) -> dict[str, str]:
     return dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", path.read_text("utf-8"), re.MULTILINE | re.DOTALL))
 
 
-def follow(page: str, home: Path, variables: dict[str, str] | None = None) -> None:
-    """Write every program of a page, then run its commands in one shell."""
+def follow(page: str, home: Path, variables: dict[str, str] | None = None, *, port: int | None = None) -> None:
+    """Write every program of a page, then run its commands in one shell; a server that they start is at another ``port``."""
     path = DOCS / page
     for name, text in programs(path).items():
         (home / name).write_text(text, "utf-8")
     blocks = console_blocks(path)
     assert blocks
-    check("".join(blocks), home, variables)
+    text = "".join(blocks)
+    if port is not None:
+        text = text.replace("artifactfs serve ", f"artifactfs serve --port {port} ").replace(SHOWN_PORT, str(port))
+    check(text, home, variables)
 
 
 @pytest.mark.parametrize("page", ["data-sets.md", "models.md", "lineage.md", "from-wandb.md", "fsspec.md", "python.md"])
@@ -47,6 +52,12 @@ def test_the_page_on_references_can_be_followed(home: Path):
             "AWS_REGION": "us-east-1",
         }
         follow("references.md", home, bucket)
+
+
+def test_the_page_on_access_can_be_followed(home: Path):
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    follow("access.md", home, port=port)
 
 
 def test_the_page_on_python_has_everything_that_is_exported():

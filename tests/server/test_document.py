@@ -93,7 +93,7 @@ def test_every_route_is_listed_and_nothing_else(served, document):
     }
     assert {(path, method) for path, method, _ in operations(document)} == routes
     assert (f"{'/v1/projects/{project}'}/objects/{{key}}", "put") in routes
-    assert len(routes) == 42
+    assert len(routes) == 46
 
 
 def test_every_reference_leads_somewhere(document):
@@ -201,6 +201,9 @@ def test_answers_are_as_the_document_says(served, document):
         ("put", "/sessions/{session}", f"/sessions/{session}", wire.SessionLife(60)),
         ("delete", "/sessions/{session}", f"/sessions/{session}", None),
         ("get", "/check", "/check", None),
+        ("get", "/tokens", "/tokens", None),
+        ("get", "/tokens/own", "/tokens/own", None),
+        ("delete", "/tokens/{token}", "/tokens/absent12", None),
         ("get", "/objects", "/objects", None),
         ("get", "/artifacts/{name}", "/artifacts/absent", None),
     ]
@@ -218,7 +221,15 @@ def test_answers_are_as_the_document_says(served, document):
             sent = operation["requestBody"]["content"][wire.JSON]["schema"]
             conforms(document, sent, json.loads(wire.encode(message, wire.JSON)), path)
     rest = {operation["operationId"] for _, _, operation in operations(document)} - asked
-    assert rest == {"get_metrics", "get_get", "head_size", "put_put", "delete_delete", "post_open_session"}
+    assert rest == {
+        "get_metrics",
+        "get_get",
+        "head_size",
+        "put_put",
+        "delete_delete",
+        "post_open_session",
+        "post_create_token",
+    }
 
 
 def test_no_page_loads_scripts_from_other_hosts(served):

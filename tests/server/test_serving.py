@@ -79,7 +79,7 @@ def slow_line(url: str) -> socket.socket:
     line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     line.settimeout(30)
     line.connect((urlsplit(url).hostname, urlsplit(url).port))
-    line.sendall(f"GET {PROJECT}/objects/large HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    line.sendall(f"GET {PROJECT}/objects/large HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     assert line.recv(15) == b"HTTP/1.1 200 OK"
     return line
 
@@ -135,7 +135,7 @@ def test_what_embedded_processes_do_is_seen(cli, serve, tmp_path):
 
 
 def test_it_listens_beyond_this_machine_when_told_so(serve):
-    server = serve("--host", "0.0.0.0", "--allow-unauthenticated")  # noqa: S104 - what is asked for here
+    server = serve("--host", "0.0.0.0", "--allow-unauthenticated", "--allow-plain-http")  # noqa: S104 - what is asked for here
     port = urlsplit(server.url).port
     assert server.url == f"http://0.0.0.0:{port}"
     assert f":{port} ls" in server.second
@@ -165,8 +165,8 @@ def test_the_access_log_can_be_switched_off(serve):
 def test_it_does_not_listen_beyond_this_machine_by_itself(cli, host):
     message = cli.refuses("serve", "--host", host, "--port", 0)
     assert message.startswith(f"{host} can be reached from other machines")
-    assert "no access control (a later one will)" in message
-    assert "--allow-unauthenticated" in message
+    assert "without TLS others could read what goes there" in message
+    assert "--allow-plain-http" in message
     assert "\n" not in message
     assert not (cli.home / ".local").exists()
 
@@ -185,7 +185,7 @@ def test_a_port_that_is_in_use_is_one_line(cli):
 
 
 def test_an_address_of_another_machine_is_one_line(cli):
-    message = cli.refuses("serve", "--host", "192.0.2.1", "--allow-unauthenticated", status=2)
+    message = cli.refuses("serve", "--host", "192.0.2.1", "--allow-unauthenticated", "--allow-plain-http", status=2)
     assert message == (
         "cannot listen at port 7420 of 192.0.2.1: cannot assign requested address; choose an address of this machine"
     )
