@@ -144,6 +144,13 @@ class Files:
             raise fail(errno.EBADF)
         return found
 
+    def inode(self, fh: int | None, node: int) -> Inode:
+        """The inode that is open as ``fh``, whose number must be this. ESTALE otherwise."""
+        found = None if fh is None else self._handles.get(fh)
+        if found is None or found.file.inode.id != node:
+            raise fail(errno.ESTALE)
+        return found.file.inode
+
     def open(self, inode: Inode, flags: int, pid: int) -> int:
         """Open a file; truncates it if the flags say so. Returns the handle's number.
 

@@ -177,9 +177,14 @@ class Staging:
             return self._attr(found)
 
     def getattr(self, node: int, fh: int | None = None) -> Attr:
-        """Attributes of a node; also of an unlinked one that is open."""
+        """Attributes of a node; also of one that is open as ``fh`` and was unlinked, or is of a tree that is shown no more."""
         with self._workspace.lock:
-            return self._attr(self._inodes.get(node))
+            try:
+                inode = self._inodes.get(node)
+            except OSError:
+                # The kernel asks before a read, so that to refuse it here would end reading on.
+                inode = self._files.inode(fh, node)
+            return self._attr(inode)
 
     def setattr(self, node: int, change: SetAttr, fh: int | None, caller: Caller) -> Attr:
         """chmod, chown, truncate, utimens: any of them at once."""

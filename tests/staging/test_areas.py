@@ -65,9 +65,14 @@ def test_staging_does_not_follow_while_a_file_is_open_for_writing(disk: Disk, pu
 
 
 def test_an_open_file_reads_on_when_staging_follows(disk: Disk, put):
+    node = disk.at("README").node
     with disk.opened("README") as fh:
         disk.staging.follow(disk.area, put(README=b"other"))
+        # A kernel whose attributes have run out asks for them before it reads.
+        assert disk.staging.getattr(node, fh).size == len(BASE["README"])
         assert disk.read_fh(fh) == BASE["README"]
+        with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+            disk.staging.getattr(node)
         assert disk.read("README") == b"other"
 
 
