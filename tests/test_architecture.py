@@ -61,6 +61,13 @@ BINDING_LIBRARIES = {
     "matplotlib": {"artifactfs.cli.plotting"},
     "obstore": {"artifactfs.buckets.bucket"},
     "fsspec": {"artifactfs.filesystem.adapter"},
+    "psycopg": {"artifactfs.registry.postgresql"},
+    "alembic": {
+        "artifactfs.registry.migrations",
+        "artifactfs.registry.migrations.env",
+        "artifactfs.registry.migrations.versions.format_2",
+        "artifactfs.registry.migrations.versions.format_3",
+    },
     "cryptography": {"artifactfs.sealing", "artifactfs.server.certificates"},
 }
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import resource
 import socket
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import click
@@ -21,10 +21,19 @@ if TYPE_CHECKING:
     from artifactfs.registry.sql import SQLRegistry
     from artifactfs.repository import Repository
 
+_WITH_DATABASE: Final = "artifactfs token create --registry URL"
+
 
 @click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=7420, show_default=True, help="Port; 0 is any free one.")
+@click.option(
+    "--registry",
+    metavar="URL",
+    envvar="ARTIFACTFS_REGISTRY",
+    show_envvar=True,
+    help="PostgreSQL database that holds everything but packs: postgresql://USER@HOST/DATABASE.",
+)
 @click.option(
     "--allow-unauthenticated",
     is_flag=True,
@@ -49,6 +58,7 @@ def serve_command(
     *,
     host: str,
     port: int,
+    registry: str | None,
     allow_unauthenticated: bool,
     require_tokens: bool,
     tls_cert: Path | None,
@@ -62,10 +72,14 @@ def serve_command(
     Prints its address once it is ready, and then logs each request as a line of JSON on stderr. Once a token was made (artifactfs
     token create) nobody comes in without one. Beyond this machine it listens with tokens and TLS only, unless it is told otherwise.
 
+    With --registry the database makes its tables at the first start, and brings those of an older release to this one's; any number of
+    servers may use it at once, all with the same store. Its password is never in the URL: it stands in ~/.pgpass or PGPASSWORD.
+
     \b
     Example:
       artifactfs serve
       artifactfs serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key
+      artifactfs serve --registry postgresql://artifactfs@db.example.com/artifactfs
       artifactfs --repository http://127.0.0.1:7420 ls
     """
     try:
@@ -98,12 +112,18 @@ def serve_command(
         )
     require_tokens = require_tokens or not (loopback or allow_unauthenticated)
     # First, so that a port that is in use makes no repository.
-    with closing(listen(host, port)) as listener, context.open(create=True) as repository:
-        registry, store = _parts(repository)
-        if require_tokens and not loopback and not registry.tokens.exist():
+    with closing(listen(host, port)) as listener, ExitStack() as stack:
+        repository = stack.enter_context(context.open(create=True))
+        own, store = _parts(repository)
+        if registry is not None:
+            own = stack.enter_context(closing(_database(registry, own, context)))
+        if require_tokens and not loopback and not own.tokens.exist():
+            where = (
+                f"artifactfs --repository {repository.location} token create" if registry is None else _WITH_DATABASE
+            )
             raise Access(
                 f"{host} can be reached from other machines, and there is no token yet, so that nobody could come in; make the first: "
-                f"artifactfs --repository {repository.location} token create --role admin --all-projects"
+                f"{where} --role admin --all-projects"
             )
         url = url_of(listener, tls=certificate is not None)
         reached = url if loopback else f"{urlsplit(url).scheme}://{socket.gethostname()}:{listener.getsockname()[1]}"
@@ -121,7 +141,7 @@ def serve_command(
         log = Log(_write, access=not no_access_log)
         try:
             app = create_app(
-                registry,
+                own,
                 store,
                 log=log,
                 require_tokens=require_tokens,
@@ -140,6 +160,18 @@ def _parts(repository: Repository) -> tuple[SQLRegistry, LocalStore]:
     assert isinstance(registry, SQLRegistry)  # noqa: S101 - of a directory
     assert isinstance(store, LocalStore)  # noqa: S101 - of a directory
     return registry, store
+
+
+def _database(url: str, own: SQLRegistry, context: Context) -> SQLRegistry:
+    """The registry in a database, beside which the repository's directory holds the packs."""
+    from artifactfs.registry.opening import check_database, open_registry
+
+    if own.packs():
+        raise InvalidInput(
+            f"{context.settings.repository} has a registry of its own with versions in it, and two registries cannot share one store; "
+            "give --registry with an empty --repository, and bring these there with: artifactfs copy"
+        )
+    return open_registry(check_database(url), project=context.settings.project, create=True)
 
 
 def _write(line: str) -> None:

@@ -4,7 +4,7 @@ Used by the repository. Safe from any thread and from several processes on one d
 happens in them is its neighbours': :mod:`~artifactfs.registry.versions` (reading), :mod:`~artifactfs.registry.commit`,
 :mod:`~artifactfs.registry.edits`, :mod:`~artifactfs.registry.drafts`, :mod:`~artifactfs.registry.runs`,
 :mod:`~artifactfs.registry.sessions`, :mod:`~artifactfs.registry.chunks`. They speak SQLAlchemy Core; what differs between databases
-(connections, locks, durability, errors) is :mod:`artifactfs.registry.sqlite`'s.
+(connections, locks, durability, errors) is that of their adapters (:mod:`artifactfs.registry.database`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from artifactfs.registry import commit as commits
 from artifactfs.registry import runs as lineage
 from artifactfs.registry.chunks import ChunkIndex, check_pack
 from artifactfs.registry.consistency import breaches
+from artifactfs.registry.database import BUSY_SECONDS, CHECK_SECONDS, Database
 from artifactfs.registry.schema import project
-from artifactfs.registry.sqlite import BUSY_SECONDS, SQLiteDatabase
+from artifactfs.registry.sqlite import SQLiteDatabase
 from artifactfs.registry.tokens import TokenTable
 
 LOOK_SECONDS: Final = 0.25
@@ -48,16 +49,17 @@ _NO_PROJECT: Final = 0  # identifiers begin at 1
 
 
 class SQLRegistry:
-    """A :class:`~artifactfs.registry.contract.Registry` in a SQLite file.
+    """A :class:`~artifactfs.registry.contract.Registry` in a database: one that is open, or the SQLite file with this path.
 
-    ``create`` makes the file when it is not there; otherwise NotFound. A project comes into being with the first
-    write to it. ``clock`` gives seconds since the epoch. ``seconds`` bounds the wait for other writers; after it a call
-    is Unavailable. Raises Format for a newer format, Integrity for a damaged file, InvalidInput on a network file system.
+    The open one is this registry's to close from then on. ``create`` makes the file when it is not there; otherwise NotFound. A
+    project comes into being with the first write to it. ``clock`` gives seconds since the epoch. ``seconds`` bounds the wait for the
+    file's other writers; after it a call is Unavailable. Raises Format for a newer format, Integrity for a damaged file, InvalidInput
+    on a network file system.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        database: str | os.PathLike[str] | Database,
         *,
         project: str = "default",
         create: bool = False,
@@ -66,7 +68,11 @@ class SQLRegistry:
     ) -> None:
         self._name = check_name(project)
         self._clock = clock
-        self._database = SQLiteDatabase(path, create=create, seconds=seconds)
+        self._database: Database = (
+            SQLiteDatabase(database, create=create, seconds=seconds)
+            if isinstance(database, str | os.PathLike)
+            else database
+        )
         self._chunks = ChunkIndex(self._database)
         self._closed = Event()
         self._number = _NO_PROJECT  # the project's id, once it is there; then it stays
@@ -78,7 +84,7 @@ class SQLRegistry:
 
     @property
     def online(self) -> bool:
-        """Always: it is a file of this machine."""
+        """Always: it is a file of this machine, or a server's own database."""
         return True
 
     @property
@@ -358,7 +364,7 @@ class SQLRegistry:
         """Damages of the database itself, one line each; empty when it is whole. Reads everything once."""
         found = self._database.damages()
         try:
-            with self._database.reading() as connection:
+            with self._database.reading(seconds=CHECK_SECONDS) as connection:
                 found += [f"{self._database}: {line}" for line in breaches(connection)]
         except (Integrity, Format, Unavailable) as error:
             found.append(str(error))

@@ -14,8 +14,8 @@ from typing import Final
 
 from artifactfs.content.local import LocalStore
 from artifactfs.registry.contract import Registry
+from artifactfs.registry.database import READERS
 from artifactfs.registry.sql import SQLRegistry
-from artifactfs.registry.sqlite import READERS
 from artifactfs.server.changes import Changes
 from artifactfs.server.log import Log
 from artifactfs.server.metrics import Metrics
