@@ -134,9 +134,13 @@ class Server:
         self.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
+    def end_connections(self, database: str) -> None:
+        """End every client's connection, as an administrator can; they are gone on return."""
+        self.sql(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{database}'")  # noqa: S608
+
     def empty_database(self, name: str) -> None:
         """Remove all rows but those that say the format, and the connections of tests that are over."""
-        self.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
+        self.end_connections(name)
         tables = ", ".join(table for table in TABLES.tables if table != meta.name)
         self.sql(f"TRUNCATE {tables} RESTART IDENTITY; DELETE FROM meta WHERE key <> '{FORMAT_KEY}'", database=name)  # noqa: S608
 

@@ -41,8 +41,8 @@ _registry: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 def token_command() -> None:
     """Who may use the repository through a server, and how much.
 
-    Works in the repository's directory, in a server's database (--registry), or through a server with a token of the role admin. Once there is a token, the server lets
-    nobody in without one.
+    Works in the repository's directory, in a server's database (--registry), or through a server with a token of the role admin. Once
+    there is a token, the server lets nobody in without one.
 
     \b
     Example:

@@ -76,6 +76,8 @@ _BY_WORDS: Final[tuple[tuple[str, _Told], ...]] = (
     ("shutting down", (Unavailable, _BY_CODE["57P03"][1])),
 )
 
+_ASIDES: Final = ("Multiple connection attempts", "Is the server running", "password retrieved from")
+
 
 def translated(database: object, error: BaseException, *, opening: bool) -> ArtifactFSError:
     """One of ours for an error of the driver. ``opening``: there was no connection yet."""
@@ -100,7 +102,7 @@ def _line(error: BaseException) -> str:
     """The driver's message in one line: of several, as of several hosts, the last one that says something."""
     primary = getattr(getattr(error, "diag", None), "message_primary", None)
     lines = [line.strip() for line in str(primary or error).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("Multiple connection attempts", "Is the server running"))]
+    lines = [line for line in lines if not line.startswith(_ASIDES)]
     last = lines[-1] if lines else type(error).__name__
     _, found, after = last.rpartition("FATAL:")
     return (after if found else last).strip()
