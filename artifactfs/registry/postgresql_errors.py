@@ -76,7 +76,13 @@ _BY_WORDS: Final[tuple[tuple[str, _Told], ...]] = (
     ("shutting down", (Unavailable, _BY_CODE["57P03"][1])),
 )
 
-_ASIDES: Final = ("Multiple connection attempts", "Is the server running", "password retrieved from")
+_ASIDES: Final = (
+    "Multiple connection attempts",
+    "Is the server running",
+    "password retrieved from",
+    "DETAIL:",
+    "HINT:",
+)
 
 
 def translated(database: object, error: BaseException, *, opening: bool) -> ArtifactFSError:
