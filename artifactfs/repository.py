@@ -26,7 +26,6 @@ from artifactfs.content.reader import ContentReader, FileReader
 from artifactfs.content.source import Source
 from artifactfs.content.store import Store
 from artifactfs.content.stored import StoredSource
-from artifactfs.content.stores import LocalStores
 from artifactfs.content.writer import ContentWriter
 from artifactfs.credentials import NONE, Credentials
 from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput, NotFound
@@ -35,6 +34,7 @@ from artifactfs.model.digest import TREE, format_digest
 from artifactfs.model.names import LATEST, Address, check_name, parse_version
 from artifactfs.model.records import CommitRequest, CommitResult, VersionRecord
 from artifactfs.model.tree import Entry, FileEntry, Found, RefEntry, Trees, TreeSummary
+from artifactfs.placing import Ground, open_stores
 from artifactfs.registry.contract import Registry
 from artifactfs.registry.sql import SQLRegistry
 
@@ -128,7 +128,14 @@ class Repository:
         path = _directory_of(location)
         directory.opened(path)
         registry = SQLRegistry(path / directory.REGISTRY, project=project)
-        store = LocalStores(path / directory.STORE).of_project(project)
+        try:
+            # What they share goes with the last Store that is used.
+            ground = Ground(path / directory.STORE, path / directory.SPOOL, seconds)
+            stores = open_stores(registry, ground)
+            store = stores.of_project(project)
+        except BaseException:
+            registry.close()
+            raise
         source = StoredSource(store, registry)
         return cls(
             str(path),
