@@ -25,6 +25,8 @@ FLOORS = {
     "artifactfs.plan": 2,
     "artifactfs.registry": 2,
     "artifactfs.ancestry": 2,
+    "artifactfs.directory": 3,
+    "artifactfs.placing": 3,
     "artifactfs.references": 3,
     "artifactfs.remote": 3,
     "artifactfs.building": 4,

@@ -7,7 +7,7 @@ import socket
 import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
@@ -17,11 +17,8 @@ from artifactfs.cli.context import Context, pass_context
 from artifactfs.errors import Access, InvalidInput, Unavailable
 
 if TYPE_CHECKING:
-    from artifactfs.content.local import LocalStore
     from artifactfs.registry.sql import SQLRegistry
     from artifactfs.repository import Repository
-
-_WITH_DATABASE: Final = "artifactfs token create --registry URL"
 
 
 @click.command("serve")
@@ -44,6 +41,16 @@ _WITH_DATABASE: Final = "artifactfs token create --registry URL"
 @click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="The certificate's key (PEM).")
 @click.option("--allow-plain-http", is_flag=True, help="Listen beyond this machine without TLS.")
 @click.option(
+    "--store",
+    "store_url",
+    envvar="ARTIFACTFS_STORE",
+    metavar="URL",
+    help="Keep the packs in a bucket: s3://bucket/prefix, gs://… or az://…; remembered from the first time on.",
+)
+@click.option(
+    "--store-moved", is_flag=True, help="The packs were copied to --store (`local`: to the directory) on purpose."
+)
+@click.option(
     "--graceful",
     type=click.IntRange(0, 3600),
     default=30,
@@ -64,6 +71,8 @@ def serve_command(
     tls_cert: Path | None,
     tls_key: Path | None,
     allow_plain_http: bool,
+    store_url: str | None,
+    store_moved: bool,
     graceful: int,
     no_access_log: bool,
 ) -> None:
@@ -79,9 +88,12 @@ def serve_command(
     Example:
       artifactfs serve
       artifactfs serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key
-      artifactfs serve --registry postgresql://artifactfs@db.example.com/artifactfs
+      artifactfs serve --registry postgresql://artifactfs@db.example.com/artifactfs --store s3://bucket/prefix
       artifactfs --repository http://127.0.0.1:7420 ls
     """
+    from artifactfs.directory import SPOOL, STORE
+    from artifactfs.placing import Ground, open_stores, open_stores_at
+
     try:
         from artifactfs.server.app import create_app
         from artifactfs.server.certificates import Certificate, check_certificate
@@ -114,22 +126,34 @@ def serve_command(
     # First, so that a port that is in use makes no repository.
     with closing(listen(host, port)) as listener, ExitStack() as stack:
         repository = stack.enter_context(context.open(create=True))
-        own, store = _parts(repository)
+        own, where = _registry_of(repository), repository.location
+        beside: Path | None = repository.disk / STORE
+        make = f"artifactfs --repository {where} token create"
         if registry is not None:
             own = stack.enter_context(closing(_database(registry, own, context)))
+            make = "artifactfs token create --registry URL"
+            where = str(own)
+            # What is made by default on each machine would be another one's empty directory.
+            beside = None if context.settings.repository_is_default else beside
+        ground = Ground(beside, repository.disk / SPOOL, context.settings.seconds)
+        # Asked for once, before anybody is told that it serves: what is wrong with the address or the keys is seen here.
+        if store_url:
+            stores = open_stores_at(own, store_url, ground, moved=store_moved)
+        elif store_moved:
+            raise InvalidInput("--store-moved says that the packs are elsewhere now; say where with --store")
+        else:
+            stores = open_stores(own, ground)
+            stores.check()
         if require_tokens and not loopback and not own.tokens.exist():
-            where = (
-                f"artifactfs --repository {repository.location} token create" if registry is None else _WITH_DATABASE
-            )
             raise Access(
                 f"{host} can be reached from other machines, and there is no token yet, so that nobody could come in; make the first: "
-                f"{where} --role admin --all-projects"
+                f"{make} --role admin --all-projects"
             )
         url = url_of(listener, tls=certificate is not None)
         reached = url if loopback else f"{urlsplit(url).scheme}://{socket.gethostname()}:{listener.getsockname()[1]}"
 
         def tell() -> None:
-            printing.line(f"serving {repository.location} at {url}")
+            printing.line(f"serving {where} at {url}")
             printing.line(
                 f"use it with: artifactfs --repository {reached} ls, or export ARTIFACTFS_REPOSITORY={reached}"
             )
@@ -142,7 +166,7 @@ def serve_command(
         try:
             app = create_app(
                 own,
-                store,
+                stores,
                 log=log,
                 require_tokens=require_tokens,
                 hosts={"localhost", host} if loopback and not allow_unauthenticated else None,
@@ -150,20 +174,19 @@ def serve_command(
             Serving(app, listener, graceful=graceful, certificate=certificate).run(tell)
         finally:
             log.close()
+            stores.close()
 
 
-def _parts(repository: Repository) -> tuple[SQLRegistry, LocalStore]:
-    from artifactfs.content.local import LocalStore
+def _registry_of(repository: Repository) -> SQLRegistry:
     from artifactfs.registry.sql import SQLRegistry
 
-    registry, store = repository.registry, repository.store
+    registry = repository.registry
     assert isinstance(registry, SQLRegistry)  # noqa: S101 - of a directory
-    assert isinstance(store, LocalStore)  # noqa: S101 - of a directory
-    return registry, store
+    return registry
 
 
 def _database(url: str, own: SQLRegistry, context: Context) -> SQLRegistry:
-    """The registry in a database, beside which the repository's directory holds the packs."""
+    """The registry in a database, beside which the repository's directory holds packs, or what is on its way to a bucket."""
     from artifactfs.registry.opening import check_database, open_registry
 
     if own.packs():

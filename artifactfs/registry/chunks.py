@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from artifactfs.errors import Integrity, InvalidInput
 from artifactfs.model.digest import DIGEST_SIZE
 from artifactfs.model.records import Location, PackRow
 from artifactfs.registry.database import Database
 from artifactfs.registry.schema import chunk, pack
+from artifactfs.registry.schema import project as project_table
 
 # Keys of one statement. A key costs 1.6 us from 128 to 2,000 of them (1.0 straight at the driver, which is not worth a second way of
 # speaking SQL); single statements cost 20 us. In order of digest, which is the table's order, it is 1.6 times as fast as at random.
@@ -32,6 +33,10 @@ _PACK: Final = select(pack.c.id, pack.c.size).where(
     pack.c.project == bindparam("project"), pack.c.digest == bindparam("digest")
 )
 _PACKS: Final = select(pack.c.digest, pack.c.size).where(pack.c.project == bindparam("project")).order_by(pack.c.digest)
+_HOLDERS: Final = (
+    select(pack.c.digest, project_table.c.name).join_from(pack, project_table).order_by(project_table.c.name)
+)
+_TOTALS: Final = select(func.count(), func.coalesce(func.sum(pack.c.size), 0)).select_from(pack)
 
 
 class ChunkIndex:
@@ -97,6 +102,20 @@ class ChunkIndex:
         """Every pack: digest and size, sorted by digest."""
         with self._database.reading() as connection:
             return [(digest, size) for digest, size in connection.execute(_PACKS, {"project": project})]
+
+    def holders(self) -> dict[str, list[str]]:
+        """Of every pack, by digest, the names of the projects that hold it, sorted."""
+        found: dict[str, list[str]] = {}
+        with self._database.reading() as connection:
+            for digest, name in connection.execute(_HOLDERS):
+                found.setdefault(digest, []).append(name)
+        return found
+
+    def totals(self) -> tuple[int, int]:
+        """How many packs all projects hold, and how many bytes these have."""
+        with self._database.reading() as connection:
+            count, size = connection.execute(_TOTALS).one()
+            return int(count), int(size)
 
     def _pack_names(self, connection: Connection, wanted: set[int]) -> dict[int, str]:
         unknown = wanted - self._names.keys()

@@ -30,7 +30,7 @@ from artifactfs.registry import runs as lineage
 from artifactfs.registry.chunks import ChunkIndex, check_pack
 from artifactfs.registry.consistency import breaches
 from artifactfs.registry.database import BUSY_SECONDS, CHECK_SECONDS, Database
-from artifactfs.registry.schema import project
+from artifactfs.registry.schema import STORE_KEY, meta, project
 from artifactfs.registry.sqlite import SQLiteDatabase
 from artifactfs.registry.tokens import TokenTable
 
@@ -38,6 +38,7 @@ LOOK_SECONDS: Final = 0.25
 """How often a waiting :meth:`SQLRegistry.changed` looks."""
 
 _FIND_PROJECT: Final = select(project.c.id).where(project.c.name == bindparam("called"))
+_PROJECTS: Final = select(project.c.name).order_by(project.c.name)
 # To the milliseconds of the clock, as long as these rise: what is remembered of a state that the restoring of a backup undid is never
 # taken for what came after.
 _RAISE_REVISION: Final = (
@@ -45,6 +46,7 @@ _RAISE_REVISION: Final = (
     .where(project.c.id == bindparam("of"))
     .values(revision=case((project.c.revision >= bindparam("now"), project.c.revision + 1), else_=bindparam("now")))
 )
+_STORE: Final = select(meta.c.value).where(meta.c.key == STORE_KEY)
 _NO_PROJECT: Final = 0  # identifiers begin at 1
 
 
@@ -76,6 +78,9 @@ class SQLRegistry:
         self._chunks = ChunkIndex(self._database)
         self._closed = Event()
         self._number = _NO_PROJECT  # the project's id, once it is there; then it stays
+
+    def __str__(self) -> str:
+        return str(self._database)
 
     @property
     def project(self) -> str:
@@ -194,6 +199,30 @@ class SQLRegistry:
     def packs(self) -> list[tuple[str, int]]:
         """Every pack of the project, sorted by digest: digest and size in bytes."""
         return self._chunks.packs(self._number or self._find_project())
+
+    def projects(self) -> list[str]:
+        """Names of all projects of this database that were ever written to, sorted."""
+        with self._database.reading() as connection:
+            return list(connection.execute(_PROJECTS).scalars())
+
+    def pack_holders(self) -> dict[str, list[str]]:
+        """Of every pack of this database, by digest, the names of the projects that hold it, sorted."""
+        return self._chunks.holders()
+
+    def store_url(self) -> str:
+        """The bucket that the packs of all projects are in; empty: they are beside the registry."""
+        with self._database.reading() as connection:
+            return connection.execute(_STORE).scalar_one_or_none() or ""
+
+    def record_store(self, url: str) -> None:
+        """Remember where the packs of all projects are."""
+        with self._database.writing(durable=True) as connection:
+            connection.execute(meta.delete().where(meta.c.key == STORE_KEY))
+            connection.execute(meta.insert().values(key=STORE_KEY, value=url))
+
+    def pack_totals(self) -> tuple[int, int]:
+        """How many packs all projects of this database hold, and how many bytes these have."""
+        return self._chunks.totals()
 
     # -- commit ----------------------------------------------------------------------------------------------------
 
