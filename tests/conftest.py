@@ -21,10 +21,14 @@ import pytest
 from hypothesis import settings
 
 from artifactfs.repository import Repository
+from tests.postgres import empty_database, postgres, postgres_registry, postgres_url
 
 # The suites are no test modules of their own; their assertions shall explain themselves nevertheless. Before any directory's own
 # modules are imported.
 pytest.register_assert_rewrite("tests.conformance.registry", "tests.conformance.store")
+
+# Fixtures of any test.
+__all__ = ["empty_database", "postgres", "postgres_registry", "postgres_url"]
 
 TESTS = Path(__file__).parent
 COMMAND_SECONDS = 120

@@ -25,6 +25,8 @@ FLOORS = {
     "artifactfs.plan": 2,
     "artifactfs.registry": 2,
     "artifactfs.ancestry": 2,
+    "artifactfs.directory": 3,
+    "artifactfs.placing": 3,
     "artifactfs.references": 3,
     "artifactfs.remote": 3,
     "artifactfs.building": 4,
@@ -61,6 +63,13 @@ BINDING_LIBRARIES = {
     "matplotlib": {"artifactfs.cli.plotting"},
     "obstore": {"artifactfs.buckets.bucket"},
     "fsspec": {"artifactfs.filesystem.adapter"},
+    "psycopg": {"artifactfs.registry.postgresql"},
+    "alembic": {
+        "artifactfs.registry.migrations",
+        "artifactfs.registry.migrations.env",
+        "artifactfs.registry.migrations.versions.format_2",
+        "artifactfs.registry.migrations.versions.format_3",
+    },
     "cryptography": {"artifactfs.sealing", "artifactfs.server.certificates"},
 }
 

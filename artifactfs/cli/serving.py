@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import socket
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -17,7 +17,6 @@ from artifactfs.cli.context import Context, pass_context
 from artifactfs.errors import Access, InvalidInput, Unavailable
 
 if TYPE_CHECKING:
-    from artifactfs.content.local import LocalStore
     from artifactfs.registry.sql import SQLRegistry
     from artifactfs.repository import Repository
 
@@ -25,6 +24,13 @@ if TYPE_CHECKING:
 @click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=7420, show_default=True, help="Port; 0 is any free one.")
+@click.option(
+    "--registry",
+    metavar="URL",
+    envvar="ARTIFACTFS_REGISTRY",
+    show_envvar=True,
+    help="PostgreSQL database that holds everything but packs: postgresql://USER@HOST/DATABASE.",
+)
 @click.option(
     "--allow-unauthenticated",
     is_flag=True,
@@ -34,6 +40,16 @@ if TYPE_CHECKING:
 @click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate chain (PEM): speak TLS.")
 @click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="The certificate's key (PEM).")
 @click.option("--allow-plain-http", is_flag=True, help="Listen beyond this machine without TLS.")
+@click.option(
+    "--store",
+    "store_url",
+    envvar="ARTIFACTFS_STORE",
+    metavar="URL",
+    help="Keep the packs in a bucket: s3://bucket/prefix, gs://… or az://…; remembered from the first time on.",
+)
+@click.option(
+    "--store-moved", is_flag=True, help="The packs were copied to --store (`local`: to the directory) on purpose."
+)
 @click.option(
     "--graceful",
     type=click.IntRange(0, 3600),
@@ -49,11 +65,14 @@ def serve_command(
     *,
     host: str,
     port: int,
+    registry: str | None,
     allow_unauthenticated: bool,
     require_tokens: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
     allow_plain_http: bool,
+    store_url: str | None,
+    store_moved: bool,
     graceful: int,
     no_access_log: bool,
 ) -> None:
@@ -62,12 +81,19 @@ def serve_command(
     Prints its address once it is ready, and then logs each request as a line of JSON on stderr. Once a token was made (artifactfs
     token create) nobody comes in without one. Beyond this machine it listens with tokens and TLS only, unless it is told otherwise.
 
+    With --registry the database makes its tables at the first start, and brings those of an older release to this one's; any number of
+    servers may use it at once, all with the same store. Its password is never in the URL: it stands in ~/.pgpass or PGPASSWORD.
+
     \b
     Example:
       artifactfs serve
       artifactfs serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key
+      artifactfs serve --registry postgresql://artifactfs@db.example.com/artifactfs --store s3://bucket/prefix
       artifactfs --repository http://127.0.0.1:7420 ls
     """
+    from artifactfs.directory import SPOOL, STORE
+    from artifactfs.placing import Ground, open_stores, open_stores_at
+
     try:
         from artifactfs.server.app import create_app
         from artifactfs.server.certificates import Certificate, check_certificate
@@ -98,18 +124,36 @@ def serve_command(
         )
     require_tokens = require_tokens or not (loopback or allow_unauthenticated)
     # First, so that a port that is in use makes no repository.
-    with closing(listen(host, port)) as listener, context.open(create=True) as repository:
-        registry, store = _parts(repository)
-        if require_tokens and not loopback and not registry.tokens.exist():
+    with closing(listen(host, port)) as listener, ExitStack() as stack:
+        repository = stack.enter_context(context.open(create=True))
+        own, where = _registry_of(repository), repository.location
+        beside: Path | None = repository.disk / STORE
+        make = f"artifactfs --repository {where} token create"
+        if registry is not None:
+            own = stack.enter_context(closing(_database(registry, own, context)))
+            make = "artifactfs token create --registry URL"
+            where = str(own)
+            # What is made by default on each machine would be another one's empty directory.
+            beside = None if context.settings.repository_is_default else beside
+        ground = Ground(beside, repository.disk / SPOOL, context.settings.seconds)
+        # Asked for once, before anybody is told that it serves: what is wrong with the address or the keys is seen here.
+        if store_url:
+            stores = open_stores_at(own, store_url, ground, moved=store_moved)
+        elif store_moved:
+            raise InvalidInput("--store-moved says that the packs are elsewhere now; say where with --store")
+        else:
+            stores = open_stores(own, ground)
+            stores.check()
+        if require_tokens and not loopback and not own.tokens.exist():
             raise Access(
                 f"{host} can be reached from other machines, and there is no token yet, so that nobody could come in; make the first: "
-                f"artifactfs --repository {repository.location} token create --role admin --all-projects"
+                f"{make} --role admin --all-projects"
             )
         url = url_of(listener, tls=certificate is not None)
         reached = url if loopback else f"{urlsplit(url).scheme}://{socket.gethostname()}:{listener.getsockname()[1]}"
 
         def tell() -> None:
-            printing.line(f"serving {repository.location} at {url}")
+            printing.line(f"serving {where} at {url}")
             printing.line(
                 f"use it with: artifactfs --repository {reached} ls, or export ARTIFACTFS_REPOSITORY={reached}"
             )
@@ -121,8 +165,8 @@ def serve_command(
         log = Log(_write, access=not no_access_log)
         try:
             app = create_app(
-                registry,
-                store,
+                own,
+                stores,
                 log=log,
                 require_tokens=require_tokens,
                 hosts={"localhost", host} if loopback and not allow_unauthenticated else None,
@@ -130,16 +174,27 @@ def serve_command(
             Serving(app, listener, graceful=graceful, certificate=certificate).run(tell)
         finally:
             log.close()
+            stores.close()
 
 
-def _parts(repository: Repository) -> tuple[SQLRegistry, LocalStore]:
-    from artifactfs.content.local import LocalStore
+def _registry_of(repository: Repository) -> SQLRegistry:
     from artifactfs.registry.sql import SQLRegistry
 
-    registry, store = repository.registry, repository.store
+    registry = repository.registry
     assert isinstance(registry, SQLRegistry)  # noqa: S101 - of a directory
-    assert isinstance(store, LocalStore)  # noqa: S101 - of a directory
-    return registry, store
+    return registry
+
+
+def _database(url: str, own: SQLRegistry, context: Context) -> SQLRegistry:
+    """The registry in a database, beside which the repository's directory holds packs, or what is on its way to a bucket."""
+    from artifactfs.registry.opening import check_database, open_registry
+
+    if own.packs():
+        raise InvalidInput(
+            f"{context.settings.repository} has a registry of its own with versions in it, and two registries cannot share one store; "
+            "give --registry with an empty --repository, and bring these there with: artifactfs copy"
+        )
+    return open_registry(check_database(url), project=context.settings.project, create=True)
 
 
 def _write(line: str) -> None:

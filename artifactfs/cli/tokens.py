@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -17,6 +19,7 @@ from artifactfs.model.access import ALL_PROJECTS, ROLES
 
 if TYPE_CHECKING:
     from artifactfs.model.access import TokenRecord
+    from artifactfs.registry.contract import Tokens
 
 NEVER: Final = "never"
 DAYS: Final = "30d"
@@ -25,12 +28,21 @@ _UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _SPAN: Final = re.compile(r"(\d{1,6})([mhdw])")
 
 
+_registry: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--registry",
+    metavar="URL",
+    envvar="ARTIFACTFS_REGISTRY",
+    show_envvar=True,
+    help="Work in this PostgreSQL database, without a server.",
+)
+
+
 @click.group("token", no_args_is_help=False)
 def token_command() -> None:
     """Who may use the repository through a server, and how much.
 
-    Works in the repository's directory, or through its server with a token of the role admin. Once there is a token, the server lets
-    nobody in without one.
+    Works in the repository's directory, in a server's database (--registry), or through a server with a token of the role admin. Once
+    there is a token, the server lets nobody in without one.
 
     \b
     Example:
@@ -51,10 +63,12 @@ def token_command() -> None:
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="New file for it, which you alone can read."
 )
+@_registry
 @pass_context
 def token_create(
     context: Context,
     *,
+    registry: str | None,
     role: str,
     project: str | None,
     all_projects: bool,
@@ -75,9 +89,9 @@ def token_create(
     descriptor = _new_file(output) if output is not None else None
     made = False
     try:
-        with context.open(create=True, project=project) as repository:
-            of = ALL_PROJECTS if all_projects else repository.project
-            new = repository.registry.tokens.create(project=of, role=role, name=name, seconds=seconds)
+        with _tokens(context, registry, create=True, project=project) as tokens:
+            of = ALL_PROJECTS if all_projects else project or context.settings.project
+            new = tokens.create(project=of, role=role, name=name, seconds=seconds)
         if descriptor is not None:
             os.write(descriptor, f"{new.token}\n".encode())
         made = True
@@ -94,8 +108,9 @@ def token_create(
 
 @token_command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_registry
 @pass_context
-def token_list(context: Context, *, as_json: bool) -> None:
+def token_list(context: Context, *, as_json: bool, registry: str | None) -> None:
     """List tokens, ended ones too. What proves them is not kept, so it is not shown.
 
     \b
@@ -104,8 +119,8 @@ def token_list(context: Context, *, as_json: bool) -> None:
     """
     import msgspec
 
-    with context.open() as repository:
-        found = repository.registry.tokens.records()
+    with _tokens(context, registry) as tokens:
+        found = tokens.records()
     if as_json:
         printing.as_json(msgspec.to_builtins(found))
         return
@@ -119,8 +134,9 @@ def token_list(context: Context, *, as_json: bool) -> None:
 
 @token_command.command("revoke")
 @click.argument("token", metavar="ID")
+@_registry
 @pass_context
-def token_revoke(context: Context, token: str) -> None:
+def token_revoke(context: Context, *, token: str, registry: str | None) -> None:
     """Revoke a token. Servers heed it within 5 seconds.
 
     \b
@@ -131,9 +147,24 @@ def token_revoke(context: Context, token: str) -> None:
         raise InvalidInput(
             "revoke takes the id of a token, not the token, which others could see here; see: token list"
         )
-    with context.open() as repository:
-        record = repository.registry.tokens.revoke(token)
+    with _tokens(context, registry) as tokens:
+        record = tokens.revoke(token)
     printing.line(f"revoked {record.id} ({_words(record)})")
+
+
+@contextmanager
+def _tokens(
+    context: Context, registry: str | None, *, create: bool = False, project: str | None = None
+) -> Iterator[Tokens]:
+    """The tokens of a database, or of the repository."""
+    if registry is None:
+        with context.open(create=create, project=project) as repository:
+            yield repository.registry.tokens
+        return
+    from artifactfs.registry.opening import check_database, open_registry
+
+    with closing(open_registry(check_database(registry), create=create)) as opened:
+        yield opened.tokens
 
 
 def parse_span(text: str) -> float | None:

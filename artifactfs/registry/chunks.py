@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from artifactfs.errors import Integrity, InvalidInput
 from artifactfs.model.digest import DIGEST_SIZE
 from artifactfs.model.records import Location, PackRow
+from artifactfs.registry.database import Database
 from artifactfs.registry.schema import chunk, pack
-from artifactfs.registry.sqlite import SQLiteDatabase
+from artifactfs.registry.schema import project as project_table
 
 # Keys of one statement. A key costs 1.6 us from 128 to 2,000 of them (1.0 straight at the driver, which is not worth a second way of
 # speaking SQL); single statements cost 20 us. In order of digest, which is the table's order, it is 1.6 times as fast as at random.
@@ -32,12 +33,16 @@ _PACK: Final = select(pack.c.id, pack.c.size).where(
     pack.c.project == bindparam("project"), pack.c.digest == bindparam("digest")
 )
 _PACKS: Final = select(pack.c.digest, pack.c.size).where(pack.c.project == bindparam("project")).order_by(pack.c.digest)
+_HOLDERS: Final = (
+    select(pack.c.digest, project_table.c.name).join_from(pack, project_table).order_by(project_table.c.name)
+)
+_TOTALS: Final = select(func.count(), func.coalesce(func.sum(pack.c.size), 0)).select_from(pack)
 
 
 class ChunkIndex:
     """The tables ``pack`` and ``chunk``. Projects are given by their id."""
 
-    def __init__(self, database: SQLiteDatabase) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
         # Names of packs by id, so that a location carries no text of its own: ids are never used again, hence this is never stale.
         # Grows by 200 bytes a pack of 64 MiB. Threads only add equal values.
@@ -69,26 +74,48 @@ class ChunkIndex:
         return found
 
     def add(self, connection: Connection, project: int, packs: Sequence[PackRow]) -> None:
-        """Record packs with their chunks, in the caller's transaction."""
-        for row in packs:
-            self._database.insert_absent(
-                connection, pack, ("project", "digest", "size"), [(project, row.digest, row.size)]
-            )
+        """Record packs with their chunks, in the caller's transaction.
+
+        All packs, then all chunks, each in the order of their tables: it is fastest, and two transactions that add some of the same
+        never wait for each other.
+        """
+        if not packs:
+            return
+        rows = sorted(packs, key=lambda row: row.digest)
+        self._database.insert_absent(
+            connection, pack, ("project", "digest", "size"), [(project, row.digest, row.size) for row in rows]
+        )
+        chunks = []
+        for row in rows:
             number, size = connection.execute(_PACK, {"project": project, "digest": row.digest}).one()
             if size != row.size:
                 raise InvalidInput(f"pack {row.digest} has {size} bytes, not {row.size}")
-            chunks = [
+            chunks += [
                 (project, entry.digest, number, entry.offset, entry.length, entry.size, entry.flags)
                 for entry in row.chunks
             ]
-            if chunks:
-                chunks.sort()  # the table's order, as above
-                self._database.insert_absent(connection, chunk, _COLUMNS, chunks)
+        if chunks:
+            chunks.sort()
+            self._database.insert_absent(connection, chunk, _COLUMNS, chunks)
 
     def packs(self, project: int) -> list[tuple[str, int]]:
         """Every pack: digest and size, sorted by digest."""
         with self._database.reading() as connection:
             return [(digest, size) for digest, size in connection.execute(_PACKS, {"project": project})]
+
+    def holders(self) -> dict[str, list[str]]:
+        """Of every pack, by digest, the names of the projects that hold it, sorted."""
+        found: dict[str, list[str]] = {}
+        with self._database.reading() as connection:
+            for digest, name in connection.execute(_HOLDERS):
+                found.setdefault(digest, []).append(name)
+        return found
+
+    def totals(self) -> tuple[int, int]:
+        """How many packs all projects hold, and how many bytes these have."""
+        with self._database.reading() as connection:
+            count, size = connection.execute(_TOTALS).one()
+            return int(count), int(size)
 
     def _pack_names(self, connection: Connection, wanted: set[int]) -> dict[int, str]:
         unknown = wanted - self._names.keys()

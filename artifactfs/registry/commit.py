@@ -29,11 +29,11 @@ from artifactfs.registry.checks import (
     check_tags,
     check_token,
 )
+from artifactfs.registry.database import Database
 from artifactfs.registry.edits import LOCK_ARTIFACT, add_tags, lock_artifact, point, require_version
 from artifactfs.registry.runs import add_links, require_run
 from artifactfs.registry.schema import artifact, commit_made, run_input, run_output, version
 from artifactfs.registry.sessions import require_session
-from artifactfs.registry.sqlite import SQLiteDatabase
 from artifactfs.registry.versions import version_with_alias, version_with_digest
 
 _MADE: Final = (
@@ -71,7 +71,7 @@ def check_request(request: CommitRequest) -> CommitRequest:
 
 
 def commit(
-    connection: Connection, database: SQLiteDatabase, project: int, request: CommitRequest, *, now: int
+    connection: Connection, database: Database, project: int, request: CommitRequest, *, now: int
 ) -> tuple[CommitResult, bool]:
     """Make or reuse a version for a checked request; also says whether anything that can be seen has changed."""
     name = request.artifact

@@ -15,8 +15,8 @@ from blake3 import blake3
 from sqlalchemy import Connection, bindparam, delete, select
 
 from artifactfs.errors import Conflict
+from artifactfs.registry.database import Database
 from artifactfs.registry.schema import artifact, commit_made, draft_part, session, version
-from artifactfs.registry.sqlite import SQLiteDatabase
 
 DRAFT: Final = "the id of a draft"
 
@@ -30,6 +30,14 @@ _PARTS: Final = (
     select(draft_part.c.digest, session.c.expires)
     .join_from(draft_part, session, session.c.id == draft_part.c.session)
     .where(_OF_DRAFT)
+)
+# Who ends a session removes its parts of drafts. To remove a draft's parts its sessions are held first, so that neither waits for the
+# other with half of them removed.
+_HOLD_SESSIONS: Final = (
+    select(session.c.id)
+    .where(session.c.id.in_(select(draft_part.c.session).where(_OF_DRAFT)))
+    .order_by(session.c.id)
+    .with_for_update(read=True, key_share=True)
 )
 _FORGET: Final = delete(draft_part).where(_OF_DRAFT)
 _FINISHED: Final = (
@@ -46,7 +54,7 @@ _FINISHED: Final = (
 
 def add_part(
     connection: Connection,
-    database: SQLiteDatabase,
+    database: Database,
     project: int,
     name: str,
     draft: str,
@@ -83,7 +91,7 @@ def parts(connection: Connection, project: int, name: str, draft: str, *, now: i
 
 def finish(
     connection: Connection,
-    database: SQLiteDatabase,
+    database: Database,
     project: int,
     name: str,
     draft: str,
@@ -93,6 +101,7 @@ def finish(
     created: bool,
 ) -> None:
     """Remove all parts of a draft, and remember which version they became."""
+    connection.execute(_HOLD_SESSIONS, {"of": project, "name": name, "called": draft}).all()
     connection.execute(_FORGET, {"of": project, "name": name, "called": draft})
     row = (artifact, _commit_id(draft), version, created)
     database.insert_absent(connection, commit_made, ("artifact", "commit_id", "version", "created"), [row])

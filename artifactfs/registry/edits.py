@@ -18,8 +18,8 @@ from artifactfs.errors import Conflict, NotFound
 from artifactfs.model.names import LATEST
 from artifactfs.model.records import VersionRecord
 from artifactfs.registry import facts
+from artifactfs.registry.database import as_json
 from artifactfs.registry.schema import alias, artifact, tag, version
-from artifactfs.registry.sqlite import as_json
 from artifactfs.registry.versions import version_numbered
 
 LOCK_ARTIFACT: Final = (

@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, select
-from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
 from artifactfs.errors import Integrity
 from artifactfs.registry import facts
-from artifactfs.registry.schema import FORMAT, FORMAT_KEY, TABLES, artifact, meta, version
+from artifactfs.registry.additions import add_what_is_lacking
+from artifactfs.registry.schema import FORMAT, FORMAT_KEY, artifact, meta, version
 
 OLDEST: Final = 1  # format that can be brought to this one
 _FACTS_SINCE: Final = 2
@@ -35,22 +35,10 @@ def migrate(connection: Connection) -> None:
     found = connection.execute(_FORMAT).scalar_one()
     if found == str(FORMAT):
         return
-    _add_what_is_lacking(connection)
+    add_what_is_lacking(connection)
     if int(found) < _FACTS_SINCE:
         _take_metadata_apart(connection)
     connection.execute(meta.update().where(meta.c.key == FORMAT_KEY).values(value=str(FORMAT)))
-
-
-def _add_what_is_lacking(connection: Connection) -> None:
-    for table in TABLES.sorted_tables:
-        connection.execute(CreateTable(table, if_not_exists=True))
-        present = {row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({table.name})")}
-        for column in table.columns:
-            if column.name not in present:
-                definition = CreateColumn(column).compile(dialect=connection.dialect)
-                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
-        for index in table.indexes:
-            connection.execute(CreateIndex(index, if_not_exists=True))
 
 
 def _take_metadata_apart(connection: Connection) -> None:

@@ -19,9 +19,9 @@ from artifactfs.errors import InvalidInput, NotFound
 from artifactfs.model.lineage import CRASHED, FAILED, FINISHED, RUNNING, STATES, Link, Links, NewRun, RunRecord
 from artifactfs.model.names import check_run, is_run
 from artifactfs.registry.checks import LARGEST, check_run_config, check_words, is_text
+from artifactfs.registry.database import Database, as_json
 from artifactfs.registry.schema import artifact, run, run_input, run_output, version
 from artifactfs.registry.sessions import lifetime
-from artifactfs.registry.sqlite import SQLiteDatabase, as_json
 from artifactfs.registry.versions import BATCH, record_of, versions_with_ids
 
 LONGEST_COMMAND: Final = 1 << 17  # characters; a client records less
@@ -118,7 +118,7 @@ def check_change(*, config: dict[str, Any] | None, state: str | None, exit_statu
     return {column: value for column, value in given.items() if value is not None}
 
 
-def start_run(connection: Connection, database: SQLiteDatabase, project: int, new: NewRun, *, now: int) -> RunRecord:
+def start_run(connection: Connection, database: Database, project: int, new: NewRun, *, now: int) -> RunRecord:
     """Start a checked Run, or take the one with this id up again."""
     expires = now + lifetime(new.seconds, what="a run")
     config, command = as_json(new.config), as_json(new.command)
@@ -197,7 +197,7 @@ def runs(connection: Connection, project: int, statement: Select[Any], *, now: i
 
 
 def add_inputs(
-    connection: Connection, database: SQLiteDatabase, project: int, called: str, versions: Collection[int], *, now: int
+    connection: Connection, database: Database, project: int, called: str, versions: Collection[int], *, now: int
 ) -> None:
     """Record what a Run used, all or nothing; a version may be deleted by now. NotFound without the Run or a version."""
     require_run(connection, project, called)
@@ -212,7 +212,7 @@ def add_inputs(
 
 def add_links(
     connection: Connection,
-    database: SQLiteDatabase,
+    database: Database,
     links: Table,
     project: int,
     called: str,

@@ -33,12 +33,11 @@ from sqlalchemy import (
 # gets a step in `migration.py`.
 FORMAT: Final = 3
 FORMAT_KEY: Final = "format"
+# Key in `meta` of the bucket that the packs are in; absent or empty: they are beside the registry. Since format 3.
+STORE_KEY: Final = "store"
 
 # SQLite numbers rows by itself only in a column that is INTEGER to the letter; there it has 64 bits anyway.
 _IDENTIFIER: Final = BigInteger().with_variant(Integer(), "sqlite")
-
-# Text that compares by its code points in every database, as it does in Python; SQLite's always does.
-BINARY_TEXT: Final = Text().with_variant(Text(collation="C"), "postgresql")
 
 TABLES: Final = MetaData()
 
@@ -248,13 +247,13 @@ fact: Final = Table(
     "fact",
     TABLES,
     Column("version", ForeignKey("version.id"), primary_key=True),
-    Column("path", BINARY_TEXT, primary_key=True),
+    Column("path", Text, primary_key=True),
     Column("position", Integer, primary_key=True),
     Column("project", ForeignKey("project.id"), nullable=False),
     Column("kind", SmallInteger, nullable=False),
     Column("number", Double),
-    Column("text", BINARY_TEXT),  # of a long one the beginning
-    Column("whole", BINARY_TEXT),  # null unless it is long
+    Column("text", Text),  # of a long one the beginning
+    Column("whole", Text),  # null unless it is long
     sqlite_with_rowid=False,
 )
 
@@ -270,3 +269,10 @@ Index(
     fact.c.position,
     fact.c.version,
 )
+
+# All text compares by its code points in every database, as it does in Python; SQLite's always does.
+for _table in TABLES.tables.values():
+    for _column in _table.columns:
+        if isinstance(_column.type, String):
+            _kind = type(_column.type)
+            _column.type = _column.type.with_variant(_kind(_column.type.length, collation="C"), "postgresql")

@@ -22,7 +22,6 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
-    collate,
     exists,
     func,
     literal,
@@ -346,7 +345,7 @@ class _Translation:
             return and_(present, or_(*(column == value for value in bound)))
         if word == CONTAINS:
             return and_(present, _has_part(column, str(values[0])))
-        return and_(present, _COMPARE[word](self._ordered(column, field), bound[0]))
+        return and_(present, _COMPARE[word](column, bound[0]))
 
     # -- order -----------------------------------------------------------------------------------------------------
 
@@ -375,15 +374,10 @@ class _Translation:
                 column, missing = _COLUMNS[order.field.name]
                 if missing is not _NEVER:
                     keys.append((column == missing, False))
-                values = [self._ordered(column, order.field)]
+                values = [column]
             keys += [(value, order.falling) for value in values]
-        keys += [(self._ordered(artifact.c.name, Field("name")), False), (version.c.number, False)]
+        keys += [(artifact.c.name, False), (version.c.number, False)]
         return found, keys
-
-    def _ordered(self, column: ColumnElement[Any], field: Field) -> ColumnElement[Any]:
-        """By code points, where the database has an order of its own for the text of names."""
-        text = field.name in {"name", "type", "description", "run"}
-        return collate(column, "C") if text and self._postgresql else column
 
 
 def _ordering(keys: Sequence[tuple[ColumnElement[Any], bool]]) -> list[ColumnElement[Any]]:

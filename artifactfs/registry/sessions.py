@@ -23,7 +23,8 @@ _LIVING: Final = (
         session.c.project == bindparam("of"),
         session.c.expires > bindparam("now"),
     )
-    .with_for_update()
+    # Shared: it can be prolonged meanwhile, and serve several transactions, but not be ended.
+    .with_for_update(read=True, key_share=True)
 )
 _OPEN: Final = insert(session).returning(session.c.id)
 _RENEW: Final = update(session).where(
@@ -31,14 +32,20 @@ _RENEW: Final = update(session).where(
 )
 _CLOSE: Final = delete(session).where(session.c.id == bindparam("number"), session.c.project == bindparam("of"))
 # With parts of drafts one stays for a while longer, so that who finishes the draft is told that they have ended.
-_SWEEP: Final = delete(session).where(
-    session.c.project == bindparam("of"),
-    session.c.expires <= bindparam("now"),
-    or_(
-        session.c.expires <= bindparam("past"),
-        ~select(draft_part.c.session).where(draft_part.c.session == session.c.id).exists(),
-    ),
+# One that is held, or that somebody else is sweeping, is left to the next sweep: this one waits for nobody.
+_ENDED: Final = (
+    select(session.c.id)
+    .where(
+        session.c.project == bindparam("of"),
+        session.c.expires <= bindparam("now"),
+        or_(
+            session.c.expires <= bindparam("past"),
+            ~select(draft_part.c.session).where(draft_part.c.session == session.c.id).exists(),
+        ),
+    )
+    .with_for_update(skip_locked=True)
 )
+_SWEEP: Final = delete(session).where(session.c.id.in_(_ENDED))
 TOLD_NANOSECONDS: Final = 30 * 86_400 * 1_000_000_000
 """How long the parts of an ended session are remembered."""
 

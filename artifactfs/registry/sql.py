@@ -4,7 +4,7 @@ Used by the repository. Safe from any thread and from several processes on one d
 happens in them is its neighbours': :mod:`~artifactfs.registry.versions` (reading), :mod:`~artifactfs.registry.commit`,
 :mod:`~artifactfs.registry.edits`, :mod:`~artifactfs.registry.drafts`, :mod:`~artifactfs.registry.runs`,
 :mod:`~artifactfs.registry.sessions`, :mod:`~artifactfs.registry.chunks`. They speak SQLAlchemy Core; what differs between databases
-(connections, locks, durability, errors) is :mod:`artifactfs.registry.sqlite`'s.
+(connections, locks, durability, errors) is that of their adapters (:mod:`artifactfs.registry.database`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from artifactfs.registry import commit as commits
 from artifactfs.registry import runs as lineage
 from artifactfs.registry.chunks import ChunkIndex, check_pack
 from artifactfs.registry.consistency import breaches
-from artifactfs.registry.schema import project
-from artifactfs.registry.sqlite import BUSY_SECONDS, SQLiteDatabase
+from artifactfs.registry.database import BUSY_SECONDS, CHECK_SECONDS, Database
+from artifactfs.registry.schema import STORE_KEY, meta, project
+from artifactfs.registry.sqlite import SQLiteDatabase
 from artifactfs.registry.tokens import TokenTable
 
 LOOK_SECONDS: Final = 0.25
 """How often a waiting :meth:`SQLRegistry.changed` looks."""
 
 _FIND_PROJECT: Final = select(project.c.id).where(project.c.name == bindparam("called"))
+_PROJECTS: Final = select(project.c.name).order_by(project.c.name)
 # To the milliseconds of the clock, as long as these rise: what is remembered of a state that the restoring of a backup undid is never
 # taken for what came after.
 _RAISE_REVISION: Final = (
@@ -44,20 +46,22 @@ _RAISE_REVISION: Final = (
     .where(project.c.id == bindparam("of"))
     .values(revision=case((project.c.revision >= bindparam("now"), project.c.revision + 1), else_=bindparam("now")))
 )
+_STORE: Final = select(meta.c.value).where(meta.c.key == STORE_KEY)
 _NO_PROJECT: Final = 0  # identifiers begin at 1
 
 
 class SQLRegistry:
-    """A :class:`~artifactfs.registry.contract.Registry` in a SQLite file.
+    """A :class:`~artifactfs.registry.contract.Registry` in a database: one that is open, or the SQLite file with this path.
 
-    ``create`` makes the file when it is not there; otherwise NotFound. A project comes into being with the first
-    write to it. ``clock`` gives seconds since the epoch. ``seconds`` bounds the wait for other writers; after it a call
-    is Unavailable. Raises Format for a newer format, Integrity for a damaged file, InvalidInput on a network file system.
+    The open one is this registry's to close from then on. ``create`` makes the file when it is not there; otherwise NotFound. A
+    project comes into being with the first write to it. ``clock`` gives seconds since the epoch. ``seconds`` bounds the wait for the
+    file's other writers; after it a call is Unavailable. Raises Format for a newer format, Integrity for a damaged file, InvalidInput
+    on a network file system.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        database: str | os.PathLike[str] | Database,
         *,
         project: str = "default",
         create: bool = False,
@@ -66,10 +70,17 @@ class SQLRegistry:
     ) -> None:
         self._name = check_name(project)
         self._clock = clock
-        self._database = SQLiteDatabase(path, create=create, seconds=seconds)
+        self._database: Database = (
+            SQLiteDatabase(database, create=create, seconds=seconds)
+            if isinstance(database, str | os.PathLike)
+            else database
+        )
         self._chunks = ChunkIndex(self._database)
         self._closed = Event()
         self._number = _NO_PROJECT  # the project's id, once it is there; then it stays
+
+    def __str__(self) -> str:
+        return str(self._database)
 
     @property
     def project(self) -> str:
@@ -78,7 +89,7 @@ class SQLRegistry:
 
     @property
     def online(self) -> bool:
-        """Always: it is a file of this machine."""
+        """Always: it is a file of this machine, or a server's own database."""
         return True
 
     @property
@@ -188,6 +199,30 @@ class SQLRegistry:
     def packs(self) -> list[tuple[str, int]]:
         """Every pack of the project, sorted by digest: digest and size in bytes."""
         return self._chunks.packs(self._number or self._find_project())
+
+    def projects(self) -> list[str]:
+        """Names of all projects of this database that were ever written to, sorted."""
+        with self._database.reading() as connection:
+            return list(connection.execute(_PROJECTS).scalars())
+
+    def pack_holders(self) -> dict[str, list[str]]:
+        """Of every pack of this database, by digest, the names of the projects that hold it, sorted."""
+        return self._chunks.holders()
+
+    def store_url(self) -> str:
+        """The bucket that the packs of all projects are in; empty: they are beside the registry."""
+        with self._database.reading() as connection:
+            return connection.execute(_STORE).scalar_one_or_none() or ""
+
+    def record_store(self, url: str) -> None:
+        """Remember where the packs of all projects are."""
+        with self._database.writing(durable=True) as connection:
+            connection.execute(meta.delete().where(meta.c.key == STORE_KEY))
+            connection.execute(meta.insert().values(key=STORE_KEY, value=url))
+
+    def pack_totals(self) -> tuple[int, int]:
+        """How many packs all projects of this database hold, and how many bytes these have."""
+        return self._chunks.totals()
 
     # -- commit ----------------------------------------------------------------------------------------------------
 
@@ -358,7 +393,7 @@ class SQLRegistry:
         """Damages of the database itself, one line each; empty when it is whole. Reads everything once."""
         found = self._database.damages()
         try:
-            with self._database.reading() as connection:
+            with self._database.reading(seconds=CHECK_SECONDS) as connection:
                 found += [f"{self._database}: {line}" for line in breaches(connection)]
         except (Integrity, Format, Unavailable) as error:
             found.append(str(error))

@@ -14,7 +14,6 @@ file, and after a crash a frame counts only when the checksums, which run on fro
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import sqlite3
@@ -34,15 +33,13 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from artifactfs.errors import Access, ArtifactFSError, Format, Integrity, NoSpace, NotFound, Unavailable, translate_os
 from artifactfs.forks import Gate
+from artifactfs.registry.database import BUSY_SECONDS, READERS, as_json, read_json
 from artifactfs.registry.migration import OLDEST, migrate
 from artifactfs.registry.netfs import refuse_network_filesystem
 from artifactfs.registry.schema import FORMAT, FORMAT_KEY, TABLES
 
 # In bytes 68-71 of the file (PRAGMA application_id): "AFSr". Tells a registry from any other SQLite file.
 APPLICATION_ID: Final = 0x41465372
-
-BUSY_SECONDS: Final = 30.0  # how long a call waits for other writers before it is Unavailable
-READERS: Final = 8  # connections of one process; the ninth reader waits for one
 
 # Chunk rows arrive in random order of digest, so that one pack's rows touch most pages of the table. Inserting up to a million
 # rows, 5,000 a transaction: 12.7 us for the last ones with pages of 4 KiB and a checkpoint every 1,000, 6.0 us with these two.
@@ -73,7 +70,10 @@ _ERRORS: Final[dict[int, tuple[type[ArtifactFSError], str]]] = {
 
 
 class SQLiteDatabase:
-    """One SQLite file. ``seconds`` bounds every wait for another writer or for a free connection."""
+    """A :class:`~artifactfs.registry.database.Database`: one SQLite file.
+
+    ``seconds`` bounds every wait for another writer or for a free connection.
+    """
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = False, seconds: float = BUSY_SECONDS) -> None:
         self.path = Path(path).absolute()
@@ -110,7 +110,7 @@ class SQLiteDatabase:
             pool_timeout=self._seconds,
             pool_use_lifo=True,  # few warm page caches rather than many cold ones
             json_serializer=as_json,
-            json_deserializer=_read_json,
+            json_deserializer=read_json,
         )
         if older:
             try:
@@ -151,8 +151,9 @@ class SQLiteDatabase:
     # -- transactions ----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A connection on which every statement sees one commit or the next, never a part."""
+    def reading(self, *, seconds: float | None = None) -> Iterator[Connection]:
+        """A connection on which every statement sees one commit or the next, never a part. No statement waits, nor is bounded."""
+        del seconds
         self._require_open()
         with self._gate, self._translated(), self._engine.connect() as connection:
             yield connection
@@ -332,18 +333,6 @@ def _definitions() -> Iterator[str]:
         yield str(CreateTable(table).compile(dialect=form))
         for index in table.indexes:
             yield str(CreateIndex(index).compile(dialect=form))
-
-
-def as_json(value: Any) -> str:
-    """A value as a JSON column holds it."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def _read_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise Integrity(f"the registry holds damaged metadata ({error}): run `artifactfs verify`") from error
 
 
 def _integrity_lines(row: Sequence[Any]) -> list[str]:

@@ -18,9 +18,9 @@ from artifactfs.errors import InvalidInput, NotFound
 from artifactfs.model.access import ALL_PROJECTS, NewToken, Text, TokenRecord, check_role, invent, join
 from artifactfs.model.names import check_name
 from artifactfs.registry.checks import is_text
+from artifactfs.registry.database import Database
 from artifactfs.registry.schema import token
 from artifactfs.registry.sessions import lifetime
-from artifactfs.registry.sqlite import SQLiteDatabase
 
 NAME_LIMIT: Final = 255
 """Characters of a token's name."""
@@ -53,7 +53,7 @@ class Kept(NamedTuple):
 class TokenTable:
     """The tokens of a database. ``now`` gives nanoseconds since the epoch."""
 
-    def __init__(self, database: SQLiteDatabase, now: Callable[[], int]) -> None:
+    def __init__(self, database: Database, now: Callable[[], int]) -> None:
         self._database = database
         self.now = now
 

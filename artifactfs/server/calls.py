@@ -15,6 +15,7 @@ from fastapi import Depends, Path
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from artifactfs.content.store import Store
 from artifactfs.errors import ArtifactFSError, InvalidInput, Unavailable
 from artifactfs.registry.contract import Registry
 from artifactfs.remote.wire import JSON, MESSAGE_LIMIT, MSGPACK, REVISION_HEADER, decode, encode
@@ -40,6 +41,11 @@ class Call:
         self.project = project
         self.service = service
         self.registry: Registry = service.registry(project)
+
+    @property
+    def store(self) -> Store:
+        """The project's Store."""
+        return self.service.store(self.project)
 
     async def message(self, kind: type[T]) -> T:
         """The request's message. Refusals of other media types and of too many bytes; InvalidInput for what is no such message."""
@@ -84,6 +90,10 @@ class Call:
     async def write(self, work: Callable[[Registry], Any]) -> Response:
         """Answer with what ``work`` does: a message, or 204 without one."""
         return await self._answer(self.service.writing, work)
+
+    async def fetch(self, work: Callable[[Registry], Any]) -> Response:
+        """Answer with what ``work`` reads, from the Store too."""
+        return await self._answer(self.service.fetching, work)
 
     async def examine(self, work: Callable[[Registry], Any]) -> Response:
         """Answer with what ``work`` finds out, which takes a processor for a while."""

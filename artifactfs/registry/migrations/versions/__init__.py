@@ -1,0 +1,1 @@
+"""One revision a format, in the order of their numbers. Read by alembic alone."""
