@@ -5,6 +5,7 @@ Used by ``cli/serving.py``. On the main thread.
 
 from __future__ import annotations
 
+import os
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ class Certificate(NamedTuple):
 
 
 def check_certificate(certificate: Certificate) -> Certificate:
-    """Both can be read, belong together, and are valid today. NotFound, Access, InvalidInput name the option."""
+    """Both can be read, the key by no others, belong together, and are valid today. NotFound, Access, InvalidInput name the option."""
     texts = {}
     for option, path in (("--tls-cert", certificate.chain), ("--tls-key", certificate.key)):
         try:
@@ -40,6 +41,12 @@ def check_certificate(certificate: Certificate) -> Certificate:
         ) from error
     if b"PRIVATE KEY-----" not in texts["--tls-key"]:
         raise InvalidInput(f"--tls-key: {certificate.key} holds no private key in PEM; give the key's file")
+    found = certificate.key.stat()
+    if found.st_mode & 0o007 and found.st_uid == os.geteuid():
+        # That of another user, as a secret that is mounted into a container, is theirs to guard.
+        raise Access(
+            f"--tls-key: every user of this machine may read {certificate.key}; run: chmod o-rwx {certificate.key}"
+        )
     try:
         # Without a password there is nobody to ask, and OpenSSL would ask the terminal.
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(*certificate, password=_no_password)

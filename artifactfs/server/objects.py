@@ -166,8 +166,8 @@ def _answer(call: Call, key: str, total: int) -> tuple[int, int, int, dict[str, 
     fails=(408, 411, 413, 422, 507),
     extra={
         "body": {
-            "required": True,
-            "description": f"The object, {wire.OBJECT_LIMIT} bytes at most, with its Content-Length.",
+            "required": False,
+            "description": f"The object, {wire.OBJECT_LIMIT} bytes at most, with its Content-Length; no bytes are an object too.",
             "content": _BINARY,
         }
     },
