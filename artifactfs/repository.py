@@ -34,6 +34,7 @@ from artifactfs.content.writer import ContentWriter
 from artifactfs.credentials import NONE, Credentials
 from artifactfs.errors import ArtifactFSError, Conflict, Format, InvalidInput, NotFound, Unavailable, translate_os
 from artifactfs.forks import Gate
+from artifactfs.keys import ProjectKeys
 from artifactfs.model.digest import TREE, format_digest
 from artifactfs.model.names import LATEST, Address, check_name, parse_version
 from artifactfs.model.records import CommitRequest, CommitResult, VersionRecord
@@ -141,7 +142,7 @@ class Repository:
             return cls._open_remote(location, project, cache, seconds, credentials)
         path = _directory_of(location)
         _check_marker(path)
-        registry = SQLRegistry(path / "registry.db", project=project)
+        registry = SQLRegistry(path / "registry.db", project=project, keys=ProjectKeys(credentials))
         try:
             store = LocalStore(path / "store")
         except BaseException:

@@ -19,6 +19,7 @@ FLOORS = {
     "artifactfs.buckets": 1,
     "artifactfs.credentials": 1,
     "artifactfs.forks": 1,
+    "artifactfs.keys": 1,
     "artifactfs.sealing": 1,
     "artifactfs.model": 1,
     "artifactfs.content": 2,
