@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Connection, bindparam, exists, select, update
 
 from artifactfs import sealing
-from artifactfs.errors import Conflict, Integrity, InvalidInput
+from artifactfs.errors import Access, Conflict, Integrity, InvalidInput
 from artifactfs.registry.schema import artifact, pack, project
 
 BATCH: Final = 10_000
@@ -42,6 +42,14 @@ class Keys(Protocol):
 
     def find(self, project: str, identity: str) -> bytes:
         """The key of a project with this id. Access when it is not here."""
+
+
+class NoKeys:
+    """Nobody has any."""
+
+    def find(self, project: str, identity: str) -> bytes:
+        """Access."""
+        raise Access(f"project {project!r} is encrypted with the key {identity}, which is not here")
 
 
 def key_of(connection: Connection, number: int) -> str:

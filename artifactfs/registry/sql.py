@@ -19,9 +19,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, case, select, update
 
-from artifactfs.credentials import NONE
 from artifactfs.errors import Conflict, Format, Integrity, Unavailable
-from artifactfs.keys import ProjectKeys
 from artifactfs.model.lineage import Links, NewRun, RunRecord
 from artifactfs.model.names import LATEST, check_name, check_run, is_run
 from artifactfs.model.query import Query
@@ -71,7 +69,7 @@ class SQLRegistry:
     ) -> None:
         self._name = check_name(project)
         self._clock = clock
-        self._keys = keys if keys is not None else ProjectKeys(NONE)
+        self._keys = keys if keys is not None else sealed.NoKeys()
         self._database = SQLiteDatabase(path, create=create, seconds=seconds)
         self._chunks = ChunkIndex(self._database, self._keys)
         self._closed = Event()
