@@ -1,4 +1,4 @@
-"""Encrypted repositories in directories of a test, and what is stored in them: words that are easy to find where they should not be."""
+"""Encrypted repositories in directories of a test, and what is stored in them: words that are easily found elsewhere."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import resource
 import sys
 import threading
 from pathlib import Path
@@ -197,8 +198,6 @@ def test_many_threads_run_a_command_once(tmp_path):
 
 
 def test_a_descriptor_above_1023_is_no_obstacle():
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 1200:
         raise AssertionError("this test needs 1,200 descriptors")
@@ -228,5 +227,5 @@ def test_settings_take_the_key_from_the_environment_and_the_configuration(tmp_pa
     assert (found.key, found.key_file, found.key_command) == (KEY.hex(), Path("/a.key"), ("kms", "open it"))
     assert KEY.hex() not in repr(found)
     (place / "config.toml").write_text("key_command = [1]\n")
-    with pytest.raises(InvalidInput, match="key_command in .* must be text in quotes"):
+    with pytest.raises(InvalidInput, match=r"key_command in .* must be text in quotes"):
         config.load(environ=environ)

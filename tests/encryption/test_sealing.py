@@ -75,8 +75,9 @@ def test_the_bytes_of_the_format():
     table = encode_index(PackRow(bytes(32).hex(), 28, (row,), KEY))
     assert table[:56].hex() == "41465349020034001c000000000000000100000000000000" + bytes(32).hex()
     assert (
-        table[56:-32].hex()
-        == "5ee489ae08d2b4ade733c0be5c5fd13fc4a695658f3d459a4821c1b26c259dc6471344ecee4f7b7c4f2fc434376d7034d79f61d5e15b1153f6cb334aed4d8defde56e34b"
+    assert table[56:-32].hex() == (
+        "5ee489ae08d2b4ade733c0be5c5fd13fc4a695658f3d459a4821c1b26c259dc6471344ecee4f7b7c4f2fc434376d7034d79f"
+        "61d5e15b1153f6cb334aed4d8defde56e34b"
     )
     assert table[-32:] == blake3(table[:-32]).digest()
     wrapped = bytes.fromhex(
@@ -168,7 +169,8 @@ def test_no_text_of_a_value_shows_a_key():
     place = Location("ab", 0, 1, 1, 2, KEY)
     row = PackRow("ab", 1, (), KEY)
     for value in (
-        place, row, [place], {b"": place}, wire.NewPacks([row]), wire.to_places({b"": place}), wire.Nodes([], wire.to_places({b"": place})),
+        place, row, [place], {b"": place}, wire.NewPacks([row]), wire.to_places({b"": place}),
+        wire.Nodes([], wire.to_places({b"": place})),
     ):  # fmt: skip
         assert shown.search(repr(value)) is None
         assert shown.search(str(value)) is None
