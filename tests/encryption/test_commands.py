@@ -67,7 +67,7 @@ def test_a_lost_key_fails_each_command_in_one_line(cli, files, tmp_path):
     program = f"print(open({str(tmp_path / 'elsewhere.key')!r}).read())"
     cli("get", "ward", "third", env={"ARTIFACTFS_KEY_COMMAND": f'{sys.executable} -c "{program}"'})
     assert "has the key" in cli.refuses("ls", "ward:v0", env={"ARTIFACTFS_KEY": KEY.hex()})
-    assert "holds no key" in cli.refuses("ls", "ward:v0", env={"ARTIFACTFS_KEY": "rubbish"})
+    assert "holds no key" in cli.refuses("ls", "ward:v0", env={"ARTIFACTFS_KEY": "rubbish"}, status=2)
 
 
 def test_a_file_that_is_named_is_made_or_used(cli, tmp_path):
@@ -91,7 +91,8 @@ def test_each_project_of_a_repository_is_encrypted_or_not(cli, files, tmp_path):
     )
     assert not list((cli.home / ".config/artifactfs").glob("keys/*"))
     cli("--project", "patients", "init", "--encrypt")
-    cli("--project", "patients", "put", "open", files)
+    cli("copy", "open", "--all-versions", "--to", cli.env["ARTIFACTFS_REPOSITORY"], "--to-project", "patients")
+    assert "encryption   key" in cli("--project", "patients", "show", "open").stdout
     assert cli("--project", "patients", "verify").status == 0
     assert cli("verify").status == 0
     assert "encryption" not in cli("show", "open").stdout
