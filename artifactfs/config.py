@@ -43,6 +43,8 @@ CONFIG_KEYS: Final = (
 )
 TOKEN_FILE: Final = "token"  # noqa: S105 - a name
 """Name of the file beside the configuration that holds a token, unless another one is named."""
+KEY_DIRECTORY: Final = "keys"
+"""Name of the directory beside the configuration that holds keys which were made here, by their ids."""
 DEFAULT_PROJECT: Final = "default"
 DEFAULT_SECONDS: Final = 30.0
 LONGEST_SECONDS: Final = 3600.0
@@ -150,6 +152,7 @@ def _credentials(environ: Mapping[str, str], configured: Mapping[str, str], dire
         key=environ.get("ARTIFACTFS_KEY", ""),
         key_file=named("key_file"),
         key_command=command,
+        key_directory=directory / KEY_DIRECTORY,
     )
 
 
@@ -178,7 +181,9 @@ def read_config(path: Path) -> dict[str, str]:
     for key, value in values.items():
         if key not in CONFIG_KEYS:
             raise InvalidInput(f"unknown key {key!r} in {path}; known keys are {', '.join(CONFIG_KEYS)}")
-        if key in _NUMBERS and isinstance(value, int | float) and not isinstance(value, bool):
+        if key == "key_command" and isinstance(value, list) and all(isinstance(word, str) for word in value):
+            values[key] = shlex.join(value)
+        elif key in _NUMBERS and isinstance(value, int | float) and not isinstance(value, bool):
             values[key] = str(value)
         elif not isinstance(value, str):
             kind = "a number, or text in quotes" if key in _NUMBERS else "text in quotes"

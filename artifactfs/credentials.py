@@ -26,7 +26,8 @@ class Credentials:
     """Where secrets are found. Empty values and None: nowhere.
 
     ``token`` is the text of a token, ``token_file`` holds one. ``ca_file`` has the certificates (PEM) that a server's is checked with,
-    instead of those of the system. ``key`` is the text of a project's key, ``key_file`` holds it, ``key_command`` prints it.
+    instead of those of the system. ``key`` is the text of a project's key, ``key_file`` holds it, ``key_command`` prints it, and
+    ``key_directory`` has those that were made here (see :mod:`artifactfs.keys`).
     ``plain_http``: a token may go over ``http://`` to another machine.
     """
 
@@ -37,6 +38,7 @@ class Credentials:
     key: str = field(default="", repr=False)
     key_file: Path | None = None
     key_command: tuple[str, ...] = field(default=(), repr=False)
+    key_directory: Path | None = None
 
     def read_token(self) -> str:
         """The token as it is now; empty when there is none. Access, InvalidInput for a file that is no token's."""

@@ -30,6 +30,7 @@ from artifactfs.content.writer import ContentWriter
 from artifactfs.credentials import NONE, Credentials
 from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput, NotFound
 from artifactfs.forks import Gate
+from artifactfs.keys import ProjectKeys
 from artifactfs.model.digest import TREE, format_digest
 from artifactfs.model.names import LATEST, Address, check_name, parse_version
 from artifactfs.model.records import CommitRequest, CommitResult, VersionRecord
@@ -127,7 +128,7 @@ class Repository:
             return cls._open_remote(location, project, cache, seconds, credentials)
         path = _directory_of(location)
         directory.opened(path)
-        registry = SQLRegistry(path / directory.REGISTRY, project=project)
+        registry = SQLRegistry(path / directory.REGISTRY, project=project, keys=ProjectKeys(credentials))
         try:
             # What they share goes with the last Store that is used.
             ground = Ground(path / directory.STORE, path / directory.SPOOL, seconds)

@@ -9,6 +9,9 @@ A pack of an encrypted project has a *data key*, 32 random bytes used for this p
     additional data  33 bytes: the chunk's digest and its flags, so that a chunk cannot be put in another's place
     stored           the sealed bytes and the tag of 16 bytes
 
+The entries of its table of contents are sealed with it too, with twelve bytes 0xff as the nonce, which no offset is, and the table's
+header as additional data.
+
 The data key lies in the registry, wrapped by the *project's key*::
 
     nonce            12 random bytes
@@ -37,9 +40,15 @@ NONCE_SIZE: Final = 12
 TAG_SIZE: Final = 16
 WRAPPED_SIZE: Final = NONCE_SIZE + KEY_SIZE + TAG_SIZE
 
+_TABLE_NONCE: Final = b"\xff" * NONCE_SIZE
 _PURPOSE: Final = b"artifactfs data key\0"
 _KEY_ID: Final = "artifactfs 2026 id of a project's key"  # context of the derivation; part of the format
 _KEY_ID_SIZE: Final = 8  # bytes; enough to tell keys apart, nothing to learn one from
+
+
+def require() -> None:
+    """InvalidInput when nothing can be sealed here, as cryptography is not installed."""
+    _cipher(bytes(KEY_SIZE))
 
 
 def new_key() -> bytes:
@@ -63,6 +72,21 @@ def unseal(key: bytes, offset: int, digest: bytes, flags: int, sealed: bytes | b
         return _cipher(key).decrypt(offset.to_bytes(NONCE_SIZE), sealed, digest + bytes((flags,)))
     except _invalid_tag() as error:
         raise Integrity("its bytes are not those that were sealed: they were damaged or tampered with") from error
+
+
+def seal_table(key: bytes, header: bytes, entries: bytes) -> bytes:
+    """The entries of a pack's table of contents, sealed. A key seals one table, so that its nonce comes once."""
+    return _cipher(key).encrypt(_TABLE_NONCE, entries, header)
+
+
+def unseal_table(key: bytes, header: bytes, sealed: bytes | memoryview) -> bytes:
+    """What :func:`seal_table` was given. Integrity when anything of it is another."""
+    try:
+        return _cipher(key).decrypt(_TABLE_NONCE, sealed, header)
+    except _invalid_tag() as error:
+        raise Integrity(
+            "a pack's table of contents is not the one that was sealed: it was damaged or tampered with; run `artifactfs verify`"
+        ) from error
 
 
 def wrap(project_key: bytes, project: str, pack: str, key: bytes) -> bytes:

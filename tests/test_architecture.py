@@ -23,6 +23,7 @@ FLOORS = {
     "artifactfs.model": 1,
     "artifactfs.content": 2,
     "artifactfs.plan": 2,
+    "artifactfs.keys": 2,
     "artifactfs.registry": 2,
     "artifactfs.ancestry": 2,
     "artifactfs.directory": 3,

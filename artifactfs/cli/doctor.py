@@ -152,6 +152,7 @@ def _repository(settings: Settings) -> Iterator[Finding]:
     try:
         with Repository.open(where, project=settings.project, credentials=settings.credentials) as repository:
             artifacts = len(repository.registry.artifacts())
+            sealed = list(_sealed(repository.registry))
     except NotFound:
         yield Finding("repository", "ok", f"none yet at {where}", "the first put or mount makes it")
         yield _space("free space", Path(where))
@@ -160,6 +161,7 @@ def _repository(settings: Settings) -> Iterator[Finding]:
         yield Finding("repository", "fail", str(error))
         return
     yield Finding("repository", "ok", f"{where} (project {settings.project}: {many(artifacts, 'artifact')})")
+    yield from sealed
     if not os.access(where, os.W_OK):
         yield Finding("repository", "warn", "is read-only for this user", f"to put and commit: chown {where}")
     yield _space("free space", Path(where))
@@ -176,6 +178,7 @@ def _server(context: Context) -> Iterator[Finding]:
             registry.changed(0, seconds=0.0)  # never answered from memory
             seconds = time.monotonic() - asked
             token = _token(context.settings, registry)
+            sealed = list(_sealed(registry))
     except ArtifactFSError as error:
         yield Finding("repository", "fail", str(error))
         yield _encryption(context.settings)
@@ -186,7 +189,26 @@ def _server(context: Context) -> Iterator[Finding]:
     else:
         yield Finding("repository", "ok", found)
     yield token
+    yield from sealed
     yield _encryption(context.settings)
+
+
+def _sealed(registry: Registry) -> Iterator[Finding]:
+    """Which key the project is encrypted with, if it is, and whether it is here; through a server it need not be."""
+    from artifactfs.registry.sql import SQLRegistry
+
+    identity = registry.key_id()
+    if not identity:
+        return
+    if not isinstance(registry, SQLRegistry):
+        yield Finding("encryption", "ok", f"encrypted with the key {identity}, which the server has")
+        return
+    try:
+        registry.check_key()
+    except ArtifactFSError as error:
+        yield Finding("encryption", "fail", str(error), "see: artifactfs help encryption")
+    else:
+        yield Finding("encryption", "ok", f"encrypted with the key {identity}, which is here and opens it")
 
 
 def _token(settings: Settings, registry: Registry) -> Finding:

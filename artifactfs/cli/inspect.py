@@ -277,11 +277,21 @@ def show_command(context: Context, address: Address, as_json: bool, exact: bool)
                 **_lineage(repository, version),
                 "project": repository.project,
                 "repository": repository.location,
+                **_encryption(repository),
             }
     if as_json:
         printing.as_json(fields)
     else:
         _print_fields(fields, exact=exact)
+
+
+def _encryption(repository: Repository) -> dict[str, Any]:
+    """Which key the project is encrypted with; nothing when it is not, and while the registry does not answer."""
+    try:
+        identity = repository.registry.key_id()
+    except Unavailable:
+        return {}
+    return {"encryption": f"key {identity}"} if identity else {}
 
 
 def _references(repository: Repository, version: VersionRecord) -> int | None:

@@ -38,6 +38,7 @@ COMMANDS: Final = (
     ("Sharing", "transfer", ("copy",)),
     ("Server", "serving", ("serve",)),
     ("Server", "tokens", ("token",)),
+    ("Server", "encryption", ("rekey",)),
     ("Cache", "caching", ("cache",)),
     ("Repository and help", "setup", ("init", "verify", "doctor", "help", "completion")),
 )

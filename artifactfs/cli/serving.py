@@ -187,6 +187,7 @@ def _registry_of(repository: Repository) -> SQLRegistry:
 
 def _database(url: str, own: SQLRegistry, context: Context) -> SQLRegistry:
     """The registry in a database, beside which the repository's directory holds packs, or what is on its way to a bucket."""
+    from artifactfs.keys import ProjectKeys
     from artifactfs.registry.opening import check_database, open_registry
 
     if own.packs():
@@ -194,7 +195,9 @@ def _database(url: str, own: SQLRegistry, context: Context) -> SQLRegistry:
             f"{context.settings.repository} has a registry of its own with versions in it, and two registries cannot share one store; "
             "give --registry with an empty --repository, and bring these there with: artifactfs copy"
         )
-    return open_registry(check_database(url), project=context.settings.project, create=True)
+    settings = context.settings
+    keys = ProjectKeys(settings.credentials)
+    return open_registry(check_database(url), project=settings.project, create=True, keys=keys)
 
 
 def _write(line: str) -> None:

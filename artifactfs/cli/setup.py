@@ -28,23 +28,43 @@ TASKS: Final[tuple[str, ...]] = ("data-sets", "models", "references", "lineage",
 
 @click.command("init")
 @click.argument("directory", required=False, metavar="[DIR]", type=click.Path(path_type=Path))
+@click.option(
+    "--encrypt", is_flag=True, help="Encrypt the project, which holds nothing yet; also in a repository that is there."
+)
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --encrypt: its key; made when it is not there. Without: the one that the settings give, or a new one of this user.",
+)
 @pass_context
-def init_command(context: Context, directory: Path | None) -> None:
+def init_command(context: Context, directory: Path | None, *, encrypt: bool, key_file: Path | None) -> None:
     """Make an embedded repository in a new or empty directory; prints the directory.
 
     Without DIR, where --repository, ARTIFACTFS_REPOSITORY, the configuration file or the default say. The default repository is also
     made by the first put or mount.
 
+    With --encrypt what the project stores is encrypted (help encryption). Each project has its own key, or none.
+
     \b
     Example:
       artifactfs init /data/artifacts
+      artifactfs --project patients init /data/artifacts --encrypt
       export ARTIFACTFS_REPOSITORY=/data/artifacts
     """
     from artifactfs.repository import Repository
 
     settings = context.settings
     location = settings.repository if directory is None else str(directory.expanduser().absolute())
-    with Repository.create(location, project=settings.project, credentials=settings.credentials) as repository:
+    if key_file is not None and not encrypt:
+        raise InvalidInput("--key-file is of --encrypt; give both, or neither")
+    if encrypt:
+        from artifactfs.cli.encryption import encrypt as encrypted
+
+        made = encrypted(context, location, key_file)
+    else:
+        made = Repository.create(location, project=settings.project, credentials=settings.credentials)
+    with made as repository:
         printing.line(repository.location)
     if directory is not None and location != settings.repository:
         printing.note(f"use it with: export ARTIFACTFS_REPOSITORY={location}, or --repository {location}")

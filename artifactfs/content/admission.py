@@ -13,11 +13,11 @@ from typing import Final
 from blake3 import blake3
 
 from artifactfs.content.chunks import MAXIMUM
-from artifactfs.content.pack import encode_index, index_key, pack_key, unseal
+from artifactfs.content.pack import bare, encode_index, index_key, pack_key, unseal
 from artifactfs.content.store import Store
 from artifactfs.errors import Integrity, InvalidInput, NotFound
 from artifactfs.model.digest import CHUNKS, DATA, TREE, digest, format_digest, kind_of_flags
-from artifactfs.model.records import FLAG_ENCRYPTED, FLAG_ZSTD, KIND_MASK, ChunkRow, PackRow
+from artifactfs.model.records import FLAG_ENCRYPTED, FLAG_ZSTD, KIND_MASK, ChunkRow, Location, PackRow
 
 LARGEST_NODE: Final = 64 << 20
 """Plain bytes of a node at most: 4,096 References with addresses of 16 KiB. A frame of a few bytes may claim any size, and unpacking
@@ -31,7 +31,7 @@ def check_upload(store: Store, pack: PackRow) -> None:
     """Check that a stored pack holds what its rows say: its own digest, and every chunk's.
 
     Raises InvalidInput (the pack is not in the Store; rows that cannot be of this pack), Integrity (bytes that do not match their
-    digest; a table of contents beside the pack that tells otherwise), Format (encrypted chunks, which cannot be checked).
+    digest, or are not sealed with the pack's key; a table of contents beside the pack that tells otherwise).
     """
     key = pack_key(pack.digest)
     try:
@@ -44,8 +44,9 @@ def check_upload(store: Store, pack: PackRow) -> None:
     whole = blake3()
     for row, stored in zip(pack.chunks, store.read_parts(key, 0, [row.length for row in pack.chunks]), strict=True):
         whole.update(stored)
+        place = Location(pack.digest, row.offset, row.length, row.size, row.flags, pack.key)
         try:
-            plain = unseal(stored, row)
+            plain = unseal(*bare(stored, place, row.digest))
         except Integrity as error:
             raise _wrong(pack, row) from error
         if digest(kind_of_flags(row.flags), plain) != row.digest:
@@ -65,6 +66,10 @@ def _check_rows(pack: PackRow) -> None:
         if not 0 < row.size <= largest or row.length <= 0:
             raise InvalidInput(
                 f"chunk {format_digest(row.digest)} cannot have {row.size} bytes; at most {largest} are allowed"
+            )
+        if bool(row.flags & FLAG_ENCRYPTED) != bool(pack.key):
+            raise InvalidInput(
+                f"chunk {format_digest(row.digest)} of pack {pack.digest} is sealed without a key, or not sealed with one"
             )
         if row.offset != end:
             raise InvalidInput(

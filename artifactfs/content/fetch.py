@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from artifactfs.content.keeper import Keeper
 from artifactfs.content.memory import ChunkMemory, Key
-from artifactfs.content.pack import decode_index, index_key
+from artifactfs.content.pack import bare, decode_index, index_key
 from artifactfs.content.places import Place, Places
 from artifactfs.content.pool import FetchPool
 from artifactfs.content.recent import Recent
@@ -195,7 +195,7 @@ class FetchedSource:
         if place is None:
             raise absent(name)
         try:
-            stored, data = self._fetch_at(place, name, kind)
+            kept, data = self._fetch_at(place, name, kind)
         except NotFound:
             # A collection may have moved the chunk since its place was asked for.
             again = self._places.find_again(name)
@@ -203,20 +203,22 @@ class FetchedSource:
                 raise gone(name, place.location) from None
             place = again
             try:
-                stored, data = self._fetch_at(place, name, kind)
+                kept, data = self._fetch_at(place, name, kind)
             except NotFound:
                 raise gone(name, place.location) from None
         self._memory.land((kind, name), data)
-        self._keep([_row(name, place.location)], [stored])
+        self._keep([_row(name, kept[1])], [kept[0]])
         return data
 
-    def _fetch_at(self, place: Place, name: bytes, kind: int) -> tuple[bytes, bytes]:
+    def _fetch_at(self, place: Place, name: bytes, kind: int) -> tuple[tuple[bytes, Location], bytes]:
+        """What of a chunk is to be kept, and its plain bytes."""
         location = place.location
         for last in (False, True):
             try:
                 stored = self._store.read(place.key, location.offset, location.length)
                 self._count(location.length)
-                return stored, opened(stored, location, name, kind)
+                kept = bare(stored, location, name)
+                return kept, opened(*kept, name, kind)
             except Integrity as error:
                 # Damaged on the way, or there: asking once more tells which.
                 if last:
@@ -277,8 +279,8 @@ class FetchedSource:
             return
         following = self._walks.step(place.location)
         if following is not None:
-            pack, (begin, end) = place.location.pack, following
-            self._pool.submit(pack.encode(), lambda: self._fetch_range(pack, begin, end))
+            pack, key, (begin, end) = place.location.pack, place.location.key, following
+            self._pool.submit(pack.encode(), lambda: self._fetch_range(pack, key, begin, end))
 
     def ahead(self, owner: bytes, pieces: Iterable[Piece]) -> None:
         """Fetch these pieces of a large file in the background."""
@@ -286,10 +288,10 @@ class FetchedSource:
         if names:
             self._pool.submit(owner, lambda: self._fetch_ahead(owner, names))
 
-    def _fetch_range(self, pack: str, begin: int, end: int) -> None:
+    def _fetch_range(self, pack: str, key: bytes, begin: int, end: int) -> None:
         """Fetch a range of a pack, chunk by chunk as its table of contents says."""
-        table = self._table(pack)
-        self._places.remember({row.digest: _location(pack, row) for row in table if begin <= row.offset < end})
+        table = self._table(pack, key)
+        self._places.remember({row.digest: _location(pack, row, key) for row in table if begin <= row.offset < end})
         rows = [row for row in table if begin <= row.offset < end and kind_of_flags(row.flags) == DATA]
         if table and end >= table[-1].offset:
             self._walks.ended(pack)
@@ -298,12 +300,12 @@ class FetchedSource:
                 [(row.digest, place) for row in rows if (place := self._places.get(row.digest)) is not None]
             )
 
-    def _table(self, pack: str) -> list[ChunkRow]:
+    def _table(self, pack: str, key: bytes) -> list[ChunkRow]:
         table = self._tables.get(pack)
         if table is None:
-            key = index_key(pack)
-            size = self._store.size(key)
-            table = list(decode_index(self._store.read(key, 0, size)).chunks) if size <= TABLE_LIMIT else []
+            name = index_key(pack)
+            size = self._store.size(name)
+            table = list(decode_index(self._store.read(name, 0, size), key).chunks) if size <= TABLE_LIMIT else []
             if len(self._tables) >= TABLES:
                 with suppress(StopIteration, KeyError):
                     del self._tables[next(iter(self._tables))]
@@ -416,7 +418,8 @@ class FetchedSource:
                 location = locations[name]
                 left.discard(name)
                 try:
-                    data = opened(stored, location, name, DATA)
+                    kept, location = bare(stored, location, name)
+                    data = opened(kept, location, name, DATA)
                 except ArtifactFSError:
                     # Whoever reads it asks for it alone, and is told.
                     self._memory.give_up((DATA, name))
@@ -424,7 +427,7 @@ class FetchedSource:
                     continue
                 self._memory.land((DATA, name), data)
                 rows.append(_row(name, location))
-                parts.append(stored)
+                parts.append(kept)
                 came.append(name)
         finally:
             self._count(sum(map(len, parts)))
@@ -469,8 +472,8 @@ class _Later:
                 self._done.put(outcome)
 
 
-def _location(pack: str, row: ChunkRow) -> Location:
-    return Location(pack, row.offset, row.length, row.size, row.flags)
+def _location(pack: str, row: ChunkRow, key: bytes = b"") -> Location:
+    return Location(pack, row.offset, row.length, row.size, row.flags, key)
 
 
 def _row(name: bytes, location: Location) -> ChunkRow:

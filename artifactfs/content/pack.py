@@ -8,7 +8,7 @@ the BLAKE3 of these bytes. Its table of contents, ``packs/ab/<digest>.idx``, all
 
     offset  bytes  field
     0       4      magic "AFSI"
-    4       2      format version, 1
+    4       2      format version, 1; 2: the entries are sealed
     6       2      bytes per entry, 52
     8       8      bytes of the pack
     16      8      number of entries
@@ -20,9 +20,12 @@ the BLAKE3 of these bytes. Its table of contents, ``packs/ab/<digest>.idx``, all
             44  4    plain bytes
             48  1    flags: 0x01 zstd, 0x02 encrypted, bits 4-5 the kind of chunk
             49  3    zero
+    …       16     in version 2: the tag of the sealed entries
     …       32     BLAKE3 of all bytes before
 
-A stored chunk is its plain bytes, or one zstd frame of them (level 1) where the whole chunk gains at least 1.25 times.
+A stored chunk is its plain bytes, or one zstd frame of them (level 1) where the whole chunk gains at least 1.25 times. In a pack of an
+encrypted project that is sealed with the pack's data key (:mod:`artifactfs.sealing`), 16 bytes more, and so are the entries, whose
+digests would tell who knows a file that it is there. The key is not beside the pack: it is the registry's.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from typing import TYPE_CHECKING, Final
 import zstandard
 from blake3 import blake3
 
-from artifactfs.errors import Format, Integrity
+from artifactfs import sealing
+from artifactfs.errors import Access, Format, Integrity
 from artifactfs.model.records import FLAG_ENCRYPTED, FLAG_ZSTD, KIND_MASK, KIND_SHIFT, ChunkRow, Location, PackRow
 
 if TYPE_CHECKING:
@@ -49,6 +53,7 @@ PACK_CHUNKS: Final = 50_000
 
 _MAGIC: Final = b"AFSI"
 _VERSION: Final = 1
+_SEALED_VERSION: Final = 2
 _HEADER: Final = struct.Struct("<4sHHQQ32s")
 _ENTRY: Final = struct.Struct("<32sQIIB3s")
 _CHECKSUM_SIZE: Final = 32
@@ -88,7 +93,7 @@ def seal(data: bytes | bytearray | memoryview) -> tuple[bytes | bytearray | memo
 def unseal(stored: bytes, place: Location | ChunkRow) -> bytes:
     """The plain bytes of a stored chunk, not verified yet. Integrity when they cannot be of ``place.size``."""
     if place.flags & FLAG_ENCRYPTED:
-        raise Format("this chunk is encrypted; this release of artifactfs cannot read encrypted projects")
+        raise Access("this chunk is sealed, and its key is not here; upgrade the server that told where it is")
     if place.flags & FLAG_ZSTD:
         decompressor = getattr(_contexts, "decompressor", None)
         if decompressor is None:
@@ -106,22 +111,42 @@ def unseal(stored: bytes, place: Location | ChunkRow) -> bytes:
     return stored
 
 
-class PackUpload:
-    """A pack being written: bytes go straight to the Store, nothing but the table of contents is held."""
+def bare(stored: bytes, place: Location, name: bytes) -> tuple[bytes, Location]:
+    """A stored chunk without its seal, if it has one, and a location whose flags and length are of that.
 
-    def __init__(self, store: Store) -> None:
+    What comes of it may be kept where its reader's own things are, as in the cache. Integrity when anything of it is another than what
+    was sealed.
+    """
+    if not place.flags & FLAG_ENCRYPTED or not place.key:
+        return stored, place
+    opened = sealing.unseal(place.key, place.offset, name, place.flags, stored)
+    return opened, Location(place.pack, place.offset, len(opened), place.size, place.flags & ~FLAG_ENCRYPTED)
+
+
+class PackUpload:
+    """A pack being written: bytes go straight to the Store, nothing but the table of contents is held.
+
+    ``sealed``: with a key of its own, so that the Store gets nothing that it can read.
+    """
+
+    def __init__(self, store: Store, *, sealed: bool = False) -> None:
+        self._key = sealing.new_key() if sealed else b""
         self._store = store
         self._upload = store.upload()
         self._hash = blake3()
         self._rows: list[ChunkRow] = []
         self.size = 0  # bytes so far
 
-    def append(self, digest: bytes, size: int, stored: bytes | bytearray | memoryview, flags: int) -> None:
-        """Add one stored chunk of ``size`` plain bytes; ``flags`` with its kind."""
+    def append(self, digest: bytes, size: int, stored: bytes | bytearray | memoryview, flags: int) -> int:
+        """Add one stored chunk of ``size`` plain bytes, which is sealed here; ``flags`` with its kind. Returns the bytes it takes."""
+        if self._key:
+            flags |= FLAG_ENCRYPTED
+            stored = sealing.seal(self._key, self.size, digest, flags, stored)
         self._upload.write(stored)
         self._hash.update(stored)
         self._rows.append(ChunkRow(digest, self.size, len(stored), size, flags))
         self.size += len(stored)
+        return len(stored)
 
     @property
     def full(self) -> bool:
@@ -130,7 +155,7 @@ class PackUpload:
 
     def publish(self) -> PackRow:
         """Make the pack and its table of contents durable. Only then may its chunks be recorded."""
-        pack = PackRow(self._hash.hexdigest(), self.size, tuple(self._rows))
+        pack = PackRow(self._hash.hexdigest(), self.size, tuple(self._rows), self._key)
         self._upload.publish(pack_key(pack.digest))
         index = self._store.upload()
         try:
@@ -147,28 +172,36 @@ class PackUpload:
 
 
 def encode_index(pack: PackRow) -> bytes:
-    """A pack's table of contents."""
-    parts = [
-        _HEADER.pack(_MAGIC, _VERSION, _ENTRY.size, pack.size, len(pack.chunks), bytes.fromhex(pack.digest)),
-        *(_ENTRY.pack(row.digest, row.offset, row.length, row.size, row.flags, _PADDING) for row in pack.chunks),
-    ]
-    data = b"".join(parts)
+    """A pack's table of contents; that of a sealed pack is sealed with the same key, and the same each time."""
+    version = _SEALED_VERSION if pack.key else _VERSION
+    header = _HEADER.pack(_MAGIC, version, _ENTRY.size, pack.size, len(pack.chunks), bytes.fromhex(pack.digest))
+    entries = b"".join(
+        _ENTRY.pack(row.digest, row.offset, row.length, row.size, row.flags, _PADDING) for row in pack.chunks
+    )
+    data = header + (sealing.seal_table(pack.key, header, entries) if pack.key else entries)
     return data + blake3(data).digest()
 
 
-def decode_index(data: bytes) -> PackRow:
-    """A pack from its table of contents. Raises Format for another format, Integrity for a damaged one."""
+def decode_index(data: bytes, key: bytes = b"") -> PackRow:
+    """A pack from its table of contents; ``key``: its data key, if it is sealed.
+
+    Raises Format for another format, Integrity for a damaged one, Access for a sealed one without its key.
+    """
     if len(data) < _HEADER.size + _CHECKSUM_SIZE or data[:4] != _MAGIC:
         raise Integrity("not a table of contents of a pack; run `artifactfs verify`")
     _, version, entry_size, size, count, digest = _HEADER.unpack_from(data)
-    if version != _VERSION:
+    if version not in {_VERSION, _SEALED_VERSION}:
         raise Format(
-            f"a pack's table of contents has format {version}; this release reads {_VERSION}; upgrade artifactfs"
+            f"a pack's table of contents has format {version}; this release reads {_SEALED_VERSION}; upgrade artifactfs"
         )
     body = memoryview(data)[:-_CHECKSUM_SIZE]
     if blake3(body).digest() != data[-_CHECKSUM_SIZE:]:
         raise Integrity("a pack's table of contents is damaged: its checksum differs; run `artifactfs verify`")
     entries = body[_HEADER.size :]
+    if version == _SEALED_VERSION:
+        if not key:
+            raise Access("a pack's table of contents is sealed, and its key is not here; the registry has it")
+        entries = memoryview(sealing.unseal_table(key, data[: _HEADER.size], entries))
     if entry_size != _ENTRY.size or len(entries) != count * _ENTRY.size:
         raise Integrity("a pack's table of contents has an impossible length; run `artifactfs verify`")
     rows: list[ChunkRow] = []
@@ -182,16 +215,16 @@ def decode_index(data: bytes) -> PackRow:
         end += length
     if end != size:
         raise Integrity(f"a pack's table of contents covers {end} of {size} bytes; run `artifactfs verify`")
-    return PackRow(digest.hex(), size, tuple(rows))
+    return PackRow(digest.hex(), size, tuple(rows), key if version == _SEALED_VERSION else b"")
 
 
-def rebuild_rows(store: Store, pack: str) -> PackRow:
-    """The chunk rows of a stored pack, from its table of contents.
+def rebuild_rows(store: Store, pack: str, key: bytes = b"") -> PackRow:
+    """The chunk rows of a stored pack, from its table of contents; ``key``: its data key, if it is sealed.
 
     NotFound without pack or table, Integrity when they do not belong together. The pack's bytes are not read.
     """
-    key = index_key(pack)
-    row = decode_index(store.read(key, 0, store.size(key)))
+    table = index_key(pack)
+    row = decode_index(store.read(table, 0, store.size(table)), key)
     if row.digest != pack or row.size != store.size(pack_key(pack)):
-        raise Integrity(f"{key}: is not the table of contents of its pack; run `artifactfs verify`")
+        raise Integrity(f"{table}: is not the table of contents of its pack; run `artifactfs verify`")
     return row

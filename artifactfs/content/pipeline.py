@@ -95,7 +95,7 @@ class Pipeline:
         # operations on bytes are atomic. The packer looks here before it asks the registry: between the two a chunk
         # may only become known.
         self._pending: set[bytes] = set()
-        self._open = _OpenPacks(self._store, self._packs)
+        self._open = _OpenPacks(self._store, registry, self._packs)
         self._threads = [
             threading.Thread(target=self._run_packer, name="content-packer", daemon=True),
             threading.Thread(target=self._run_publisher, name="content-publisher", daemon=True),
@@ -202,11 +202,13 @@ class _OpenPacks:
     On a local disk such a file is read by ranges and handed to the kernel whole, if it lies in one piece. That needs
     every chunk of it stored here, raw, in order. Whether it comes so is only known at its end, so its chunks go to a
     pack of its own until the first one that is known or gains from compression; from there on the file is like any
-    other, and the shorter of the two packs stays open.
+    other, and the shorter of the two packs stays open. Sealed chunks no kernel can read, so that an encrypted project has none.
     """
 
-    def __init__(self, store: Store, closed: queue.Queue[PackUpload | _Flush]) -> None:
+    def __init__(self, store: Store, registry: Registry, closed: queue.Queue[PackUpload | _Flush]) -> None:
         self._store = store
+        self._registry = registry
+        self._sealed: bool | None = None  # not asked for before something is stored
         self._closed = closed
         self._data: PackUpload | None = None
         self._nodes: PackUpload | None = None
@@ -217,28 +219,28 @@ class _OpenPacks:
     def append(self, item: Item) -> int:
         """Store a chunk; returns the bytes it takes."""
         stored, flags = seal(item.data)
-        raw = flags == 0
+        raw = flags == 0 and not self._seals()
         flags |= item.kind << KIND_SHIFT
         size = len(item.data)
         if item.kind != DATA:
             if self._nodes is None:
-                self._nodes = PackUpload(self._store)
-            self._nodes.append(item.digest, size, stored, flags)
+                self._nodes = self._begin()
+            taken = self._nodes.append(item.digest, size, stored, flags)
             self._nodes = self._close_full(self._nodes)
         elif raw and item.file and item.file != self._mixed_file:
             if item.file != self._own_file:
                 self._close_own()
                 self._own_file = item.file
             if self._own is None:
-                self._own = PackUpload(self._store)
-            self._own.append(item.digest, size, stored, flags)
+                self._own = self._begin()
+            taken = self._own.append(item.digest, size, stored, flags)
         else:
             self.known(item)
             if self._data is None:
-                self._data = PackUpload(self._store)
-            self._data.append(item.digest, size, stored, flags)
+                self._data = self._begin()
+            taken = self._data.append(item.digest, size, stored, flags)
             self._data = self._close_full(self._data)
-        return len(stored)
+        return taken
 
     def known(self, item: Item) -> None:
         """A chunk that is not stored in an own pack: its file, if it had one, goes on without."""
@@ -273,6 +275,14 @@ class _OpenPacks:
                 with contextlib.suppress(Exception):
                     pack.abort()
         self._own = self._data = self._nodes = None
+
+    def _begin(self) -> PackUpload:
+        return PackUpload(self._store, sealed=self._seals())
+
+    def _seals(self) -> bool:
+        if self._sealed is None:
+            self._sealed = self._registry.key_id() != ""
+        return self._sealed
 
     def _close_own(self) -> None:
         if self._own is not None:

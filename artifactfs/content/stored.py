@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from artifactfs.content.memory import MEMORY, RAW_MEMORY, ChunkMemory
-from artifactfs.content.pack import unseal
+from artifactfs.content.pack import bare, unseal
 from artifactfs.content.places import Place, Places
 from artifactfs.errors import Integrity, NotFound
 from artifactfs.model.digest import DATA, digest, format_digest, kind_of_flags
@@ -125,7 +125,7 @@ def opened(stored: bytes, location: Location, name: bytes, kind: int) -> bytes:
     if kind_of_flags(location.flags) != kind:
         raise Integrity(f"chunk {format_digest(name)} is recorded as one of another kind; run `artifactfs verify`")
     try:
-        plain = unseal(stored, location)
+        plain = unseal(*bare(stored, location, name))
     except Integrity as error:
         raise damaged(name, location) from error
     if digest(kind, plain) != name:

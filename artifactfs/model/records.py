@@ -19,7 +19,18 @@ KIND_SHIFT: Final = 4
 KIND_MASK: Final = 0x30
 
 
-class Location(msgspec.Struct, frozen=True, gc=False):
+class _Keyed(msgspec.Struct, frozen=True, gc=False):
+    """A value with a key, which no text of it shows."""
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """The other fields, for whoever prints it."""
+        return [(name, getattr(self, name)) for name in self.__struct_fields__ if name != "key"]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+
+class Location(_Keyed, frozen=True, gc=False):
     """Where a chunk is: ``length`` stored bytes at ``offset`` of pack ``pack``; ``size`` plain bytes after decoding."""
 
     pack: str  # the pack's digest, 64 hexadecimal digits; its Store key is content.pack.pack_key(pack)
@@ -40,7 +51,7 @@ class ChunkRow(msgspec.Struct, frozen=True, gc=False):
     flags: int
 
 
-class PackRow(msgspec.Struct, frozen=True):
+class PackRow(_Keyed, frozen=True):
     """A pack: digest of its bytes (hexadecimal), its size in bytes, and its chunks in order of offset."""
 
     digest: str

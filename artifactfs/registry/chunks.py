@@ -12,10 +12,12 @@ from sqlalchemy import Connection, bindparam, func, select
 
 from artifactfs.errors import Integrity, InvalidInput
 from artifactfs.model.digest import DIGEST_SIZE
-from artifactfs.model.records import Location, PackRow
+from artifactfs.model.records import FLAG_ENCRYPTED, Location, PackRow
+from artifactfs.registry import sealed
 from artifactfs.registry.database import Database
 from artifactfs.registry.schema import chunk, pack
 from artifactfs.registry.schema import project as project_table
+from artifactfs.sealing import KEY_SIZE
 
 # Keys of one statement. A key costs 1.6 us from 128 to 2,000 of them (1.0 straight at the driver, which is not worth a second way of
 # speaking SQL); single statements cost 20 us. In order of digest, which is the table's order, it is 1.6 times as fast as at random.
@@ -28,8 +30,13 @@ _KNOWN: Final = select(chunk.c.digest).where(
 _PLACES: Final = select(
     chunk.c.digest, chunk.c.pack, chunk.c.offset, chunk.c.length, chunk.c.size, chunk.c.flags
 ).where(chunk.c.project == bindparam("project"), chunk.c.digest.in_(bindparam("digests", expanding=True)))
-_NAMES: Final = select(pack.c.id, pack.c.digest).where(pack.c.id.in_(bindparam("ids", expanding=True)))
-_PACK: Final = select(pack.c.id, pack.c.size).where(
+# With the id of the project's key: one statement sees a data key and what wraps it before a rekey, or both after it.
+_NAMES: Final = (
+    select(pack.c.id, pack.c.digest, pack.c.wrapped_key, project_table.c.name, project_table.c.key_id)
+    .join_from(pack, project_table, project_table.c.id == pack.c.project)
+    .where(pack.c.id.in_(bindparam("ids", expanding=True)))
+)
+_PACK: Final = select(pack.c.id, pack.c.size, pack.c.wrapped_key).where(
     pack.c.project == bindparam("project"), pack.c.digest == bindparam("digest")
 )
 _PACKS: Final = select(pack.c.digest, pack.c.size).where(pack.c.project == bindparam("project")).order_by(pack.c.digest)
@@ -40,13 +47,14 @@ _TOTALS: Final = select(func.count(), func.coalesce(func.sum(pack.c.size), 0)).s
 
 
 class ChunkIndex:
-    """The tables ``pack`` and ``chunk``. Projects are given by their id."""
+    """The tables ``pack`` and ``chunk``. Projects are given by their id. ``keys`` has those of encrypted projects."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keys: sealed.Keys) -> None:
         self._database = database
-        # Names of packs by id, so that a location carries no text of its own: ids are never used again, hence this is never stale.
-        # Grows by 200 bytes a pack of 64 MiB. Threads only add equal values.
-        self._names: dict[int, str] = {}
+        self._keys = keys
+        # Names and data keys of packs by id, so that a location carries no text of its own: ids are never used again and a pack keeps
+        # its data key, hence this is never stale. Grows by 300 bytes a pack of 64 MiB. Threads only add equal values.
+        self._names: dict[int, tuple[str, bytes]] = {}
 
     def missing(self, project: int, digests: Collection[bytes]) -> set[bytes]:
         """Those of ``digests`` that the project does not hold."""
@@ -70,7 +78,8 @@ class ChunkIndex:
                 for digest, number, offset, length, size, flags in rows:
                     if not type(offset) is type(length) is type(size) is type(flags) is int:
                         raise Integrity(f"{self._database} has damaged chunks: run `artifactfs verify`")
-                    found[digest] = Location(names[number], offset, length, size, flags)
+                    name, key = names[number]
+                    found[digest] = Location(name, offset, length, size, flags, key)
         return found
 
     def add(self, connection: Connection, project: int, packs: Sequence[PackRow]) -> None:
@@ -82,14 +91,20 @@ class ChunkIndex:
         if not packs:
             return
         rows = sorted(packs, key=lambda row: row.digest)
+        wrapped = sealed.wrap(connection, self._keys, project, [(row.digest, row.key) for row in rows])
         self._database.insert_absent(
-            connection, pack, ("project", "digest", "size"), [(project, row.digest, row.size) for row in rows]
+            connection,
+            pack,
+            ("project", "digest", "size", "wrapped_key"),
+            [(project, row.digest, row.size, own) for row, own in zip(rows, wrapped, strict=True)],
         )
         chunks = []
-        for row in rows:
-            number, size = connection.execute(_PACK, {"project": project, "digest": row.digest}).one()
+        for row, own in zip(rows, wrapped, strict=True):
+            number, size, present = connection.execute(_PACK, {"project": project, "digest": row.digest}).one()
             if size != row.size:
                 raise InvalidInput(f"pack {row.digest} has {size} bytes, not {row.size}")
+            if present != own and not sealed.is_key(connection, self._keys, project, (row.digest, row.key), present):
+                raise InvalidInput(f"pack {row.digest} is recorded with another key; begin the upload anew")
             chunks += [
                 (project, entry.digest, number, entry.offset, entry.length, entry.size, entry.flags)
                 for entry in row.chunks
@@ -117,11 +132,14 @@ class ChunkIndex:
             count, size = connection.execute(_TOTALS).one()
             return int(count), int(size)
 
-    def _pack_names(self, connection: Connection, wanted: set[int]) -> dict[int, str]:
+    def _pack_names(self, connection: Connection, wanted: set[int]) -> dict[int, tuple[str, bytes]]:
         unknown = wanted - self._names.keys()
         if unknown:
             rows = connection.execute(_NAMES, {"ids": list(unknown)})
-            self._names.update((number, name) for number, name in rows)
+            self._names.update(
+                (number, (name, sealed.unwrap(self._keys, of, identity, name, wrapped)))
+                for number, name, wrapped, of, identity in rows.all()
+            )
             if lost := wanted - self._names.keys():
                 raise Integrity(
                     f"{self._database} has chunks in {len(lost)} packs that it lacks: run `artifactfs verify`"
@@ -133,7 +151,13 @@ def check_pack(row: PackRow) -> PackRow:
     """The row itself, when each chunk has a digest and lies within the pack; else InvalidInput."""
     if len(row.digest) != 2 * DIGEST_SIZE or row.size <= 0:
         raise InvalidInput(f"not a pack: {row.digest!r} of {row.size} bytes")
+    if row.key and len(row.key) != KEY_SIZE:
+        raise InvalidInput(f"the key of pack {row.digest} has {len(row.key)} bytes; one has {KEY_SIZE}")
     for entry in row.chunks:
+        if bool(entry.flags & FLAG_ENCRYPTED) != bool(row.key):
+            raise InvalidInput(
+                f"chunk {entry.digest.hex()} of pack {row.digest} is sealed without a key, or not sealed with one"
+            )
         if len(entry.digest) != DIGEST_SIZE:
             raise InvalidInput(f"pack {row.digest} names a chunk by {len(entry.digest)} bytes instead of {DIGEST_SIZE}")
         if entry.offset < 0 or entry.length <= 0 or entry.offset + entry.length > row.size or entry.size < 0:

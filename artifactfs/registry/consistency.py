@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, Table, func, select
 
 from artifactfs.model.digest import DIGEST_SIZE
 from artifactfs.model.names import LATEST
-from artifactfs.registry.schema import alias, artifact, chunk, fact, pack, run_input, run_output, tag, version
+from artifactfs.registry.schema import alias, artifact, chunk, fact, pack, project, run_input, run_output, tag, version
 
 _SHOWN: Final = 20  # findings of one rule; more would say no more
 
@@ -95,6 +95,13 @@ RULES: Final = (
         )
         .where(version.c.run != "", run_output.c.version.is_(None)),
         lambda row: f"{row[0]}:v{row[1]} was made by the run {row[2]!r}, of which it is no output",
+    ),
+    # A pack has a data key when its project is encrypted, and none otherwise.
+    Rule(
+        select(project.c.name, pack.c.digest)
+        .join_from(pack, project, project.c.id == pack.c.project)
+        .where((project.c.key_id == "") != pack.c.wrapped_key.is_(None)),
+        lambda row: f"the pack {row[1]} has a key and the project {row[0]} is not encrypted, or the other way round",
     ),
     # A chunk lies in a pack of its project.
     Rule(

@@ -103,11 +103,21 @@ class Registry(Protocol):
         """Those of these chunks (any number) that the project does not hold."""
 
     def locate(self, digests: Collection[bytes]) -> dict[bytes, Location]:
-        """Where these chunks (any number) are; unknown ones are left out."""
+        """Where these chunks (any number) are, of sealed packs with their data keys; unknown ones are left out.
+
+        Access when the project's key is not here, or is another one; Integrity when a data key was tampered with.
+        """
+
+    def key_id(self) -> str:
+        """Id of the key that wraps the data keys of the project's packs; empty: it is not encrypted.
+
+        Asked by who writes, before the first pack: those of an encrypted project are sealed.
+        """
 
     def add_packs(self, packs: Iterable[PackRow], *, session: int | None = None) -> None:
         """Record packs that are durable in the Store, all or none. A chunk that is known keeps its first location.
 
+        Of an encrypted project each has its data key (``PackRow.key``), stored wrapped, of another one none; else InvalidInput.
         Durable when it returns only after the next :meth:`commit` (SQLite: one fsync a commit, not one a pack).
         """
 

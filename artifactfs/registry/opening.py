@@ -12,6 +12,7 @@ from typing import Final
 from artifactfs.errors import InvalidInput
 from artifactfs.forks import Gate
 from artifactfs.registry.database import BUSY_SECONDS
+from artifactfs.registry.sealed import Keys
 from artifactfs.registry.sql import SQLRegistry
 
 _SCHEMES: Final = ("postgresql://", "postgres://")
@@ -24,15 +25,16 @@ def open_registry(
     create: bool = False,
     clock: Callable[[], float] = time.time,
     seconds: float = BUSY_SECONDS,
+    keys: Keys | None = None,
 ) -> SQLRegistry:
     """The registry in the file with this path, or in the database with this ``postgresql://`` URL.
 
     ``create``: made when it is not there; a database of an older format is then brought to this release's, a file always is.
-    ``seconds`` bounds each wait for other clients. Errors as :class:`SQLRegistry`; InvalidInput without the driver, or for a URL with
+    ``seconds`` bounds each wait for other clients; ``keys`` has the keys of encrypted projects. Errors as :class:`SQLRegistry`; InvalidInput without the driver, or for a URL with
     a password.
     """
     if not is_database(location):
-        return SQLRegistry(location, project=project, create=create, clock=clock, seconds=seconds)
+        return SQLRegistry(location, project=project, create=create, clock=clock, seconds=seconds, keys=keys)
     try:
         with Gate(seconds=seconds):  # in a child a module would stay locked that was being imported at the fork
             from artifactfs.registry.postgresql import PostgresDatabase  # noqa: PLC0415
@@ -42,7 +44,7 @@ def open_registry(
         ) from error
     database = PostgresDatabase(location, create=create, seconds=seconds)
     try:
-        return SQLRegistry(database, project=project, clock=clock)
+        return SQLRegistry(database, project=project, clock=clock, keys=keys)
     except BaseException:
         database.close()
         raise

@@ -24,7 +24,7 @@ from artifactfs.model.lineage import Links, NewRun, RunRecord
 from artifactfs.model.names import LATEST, check_name, check_run, is_run
 from artifactfs.model.query import Query
 from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, Location, PackRow, VersionRecord
-from artifactfs.registry import checks, drafts, edits, search, sessions, versions
+from artifactfs.registry import checks, drafts, edits, sealed, search, sessions, versions
 from artifactfs.registry import commit as commits
 from artifactfs.registry import runs as lineage
 from artifactfs.registry.chunks import ChunkIndex, check_pack
@@ -33,6 +33,7 @@ from artifactfs.registry.database import BUSY_SECONDS, CHECK_SECONDS, Database
 from artifactfs.registry.schema import STORE_KEY, meta, project
 from artifactfs.registry.sqlite import SQLiteDatabase
 from artifactfs.registry.tokens import TokenTable
+from artifactfs.sealing import key_id
 
 LOOK_SECONDS: Final = 0.25
 """How often a waiting :meth:`SQLRegistry.changed` looks."""
@@ -55,8 +56,8 @@ class SQLRegistry:
 
     The open one is this registry's to close from then on. ``create`` makes the file when it is not there; otherwise NotFound. A
     project comes into being with the first write to it. ``clock`` gives seconds since the epoch. ``seconds`` bounds the wait for the
-    file's other writers; after it a call is Unavailable. Raises Format for a newer format, Integrity for a damaged file, InvalidInput
-    on a network file system.
+    file's other writers; after it a call is Unavailable. ``keys`` has the keys of encrypted projects. Raises Format for a newer
+    format, Integrity for a damaged file, InvalidInput on a network file system.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class SQLRegistry:
         create: bool = False,
         clock: Callable[[], float] = time.time,
         seconds: float = BUSY_SECONDS,
+        keys: sealed.Keys | None = None,
     ) -> None:
         self._name = check_name(project)
         self._clock = clock
@@ -75,7 +77,8 @@ class SQLRegistry:
             if isinstance(database, str | os.PathLike)
             else database
         )
-        self._chunks = ChunkIndex(self._database)
+        self._keys = keys if keys is not None else sealed.NoKeys()
+        self._chunks = ChunkIndex(self._database, self._keys)
         self._closed = Event()
         self._number = _NO_PROJECT  # the project's id, once it is there; then it stays
 
@@ -186,10 +189,31 @@ class SQLRegistry:
         """Where these chunks (any number) are; unknown ones are left out."""
         return self._chunks.locate(self._number or self._find_project(), digests)
 
+    def key_id(self) -> str:
+        """Id of the key that wraps the data keys of the project's packs; empty: it is not encrypted."""
+        with self._reading() as (connection, number):
+            return sealed.key_of(connection, number)
+
+    def encrypt(self, key: bytes) -> None:
+        """Have the project, which holds nothing yet, be encrypted with this key. Idempotent. Conflict when it holds something."""
+        with self._writing(durable=True) as (connection, number):
+            sealed.encrypt(connection, number, key_id(key))
+
+    def rekey(self, key: bytes) -> int:
+        """Wrap the data keys of all packs with another key, all or none; returns how many. InvalidInput, Access, Integrity."""
+        with self._writing(durable=True) as (connection, number):
+            return sealed.rewrap(connection, self._keys, number, key)
+
+    def check_key(self) -> str:
+        """Find the project's key, and open a data key with it; returns its id, empty when it is not encrypted. Access, Integrity."""
+        with self._reading() as (connection, number):
+            return sealed.check_key(connection, self._keys, number)
+
     def add_packs(self, packs: Iterable[PackRow], *, session: int | None = None) -> None:
         """Record packs that are durable in the Store, all or none; durable with the next commit.
 
-        InvalidInput for a chunk outside of its pack, Conflict when the session has ended.
+        InvalidInput for a chunk outside of its pack and for a pack that is not sealed as the project is, Conflict when the session has
+        ended, Access without the project's key.
         """
         rows = [check_pack(row) for row in packs]  # before the lock: the caller's iterator may be slow
         with self._writing(durable=False) as (connection, number):

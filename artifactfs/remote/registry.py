@@ -57,6 +57,7 @@ class RemoteRegistry:
         self._base = f"/v1/projects/{segment(project)}/"
         self._answers = Answers(memory, f"{connection.url}{self._base}")
         self._lock = threading.Lock()  # guards what follows
+        self._key_id: str | None = None
         self._known: int | None = None  # the revision, as last heard
         self._polls = 0  # under way
         self._polled = -FOLLOWED_SECONDS  # when the last one ended
@@ -332,6 +333,11 @@ class RemoteRegistry:
             found.update(wire.from_places(self._call(wire.Places, "POST", "chunks/locate", wire.Digests(batch))))
         return found
 
+    def key_id(self) -> str:
+        """Id of the key of the project; empty: it is not encrypted. Known since the last session was opened here, else asked for."""
+        known = self._key_id
+        return known if known is not None else self._call(wire.KeyId, "GET", "key").key_id
+
     def add_packs(self, packs: Iterable[PackRow], *, session: int | None = None) -> None:
         """Record packs that are durable in the Store. The server reads and checks them first.
 
@@ -509,7 +515,9 @@ class RemoteRegistry:
 
     def open_session(self, kind: str, *, seconds: float) -> int:
         """Register a writer or reader that lives for ``seconds`` unless renewed; returns its id."""
-        return self._call(wire.Session, "POST", "sessions", wire.NewSession(kind, seconds)).session
+        opened = self._call(wire.Session, "POST", "sessions", wire.NewSession(kind, seconds))
+        self._key_id = opened.key_id
+        return opened.session
 
     def renew_session(self, session: int, *, seconds: float) -> None:
         """Prolong a session. Conflict when it has expired or was closed."""

@@ -188,10 +188,17 @@ class Digests(msgspec.Struct, frozen=True):
 
 
 class Places(msgspec.Struct, frozen=True):
-    """Where chunks are. ``places``: digest, index in ``packs``, offset, stored length, plain size, flags."""
+    """Where chunks are. ``places``: digest, index in ``packs``, offset, stored length, plain size, flags.
+
+    ``keys``: data keys of ``packs``, empty ones of packs that are not sealed; of an unencrypted project there are none.
+    """
 
     packs: list[str]
     places: list[tuple[bytes, int, int, int, int, int]]
+    keys: list[bytes] = []
+
+    def __repr__(self) -> str:
+        return f"Places({len(self.places)} in {len(self.packs)} packs)"
 
 
 class NodesWanted(msgspec.Struct, frozen=True):
@@ -240,6 +247,12 @@ class Packs(msgspec.Struct, frozen=True):
     packs: list[tuple[str, int]]
 
 
+class KeyId(msgspec.Struct, frozen=True):
+    """Id of the key that wraps the data keys of a project's packs; empty: the project is not encrypted."""
+
+    key_id: str
+
+
 class NewSession(msgspec.Struct, frozen=True):
     """A session to open; ``seconds`` that it lives unless renewed."""
 
@@ -254,9 +267,10 @@ class SessionLife(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A session's id."""
+    """A session's id. ``key_id``: as in KeyId, as who opens one will store something."""
 
     session: int
+    key_id: str = ""
 
 
 class Damages(msgspec.Struct, frozen=True):
@@ -307,15 +321,19 @@ def to_places(found: dict[bytes, Location]) -> Places:
         (digest, packs.setdefault(place.pack, len(packs)), place.offset, place.length, place.size, place.flags)
         for digest, place in found.items()
     ]
-    return Places(list(packs), places)
+    keys = {place.pack: place.key for place in found.values() if place.key}
+    return Places(list(packs), places, [keys.get(pack, b"") for pack in packs] if keys else [])
 
 
 def from_places(message: Places) -> dict[bytes, Location]:
     """Places by digest. Raises Format when the message contradicts itself."""
     packs = message.packs
+    keys = message.keys or [b""] * len(packs)
+    if len(keys) != len(packs):
+        raise Format("the server does not name a key for each pack; upgrade it")
     try:
         return {
-            digest: Location(packs[pack], offset, length, size, flags)
+            digest: Location(packs[pack], offset, length, size, flags, keys[pack])
             for digest, pack, offset, length, size, flags in message.places
         }
     except IndexError as error:

@@ -30,9 +30,15 @@ async def missing(call: ProjectCall) -> Response:
 
 @operation("POST", "/chunks/locate", takes=wire.Digests, gives=wire.Places, role=READ)
 async def locate(call: ProjectCall) -> Response:
-    """Where these chunks are; unknown ones are left out."""
+    """Where these chunks are, and the data keys of sealed packs; unknown ones are left out."""
     asked = _bounded((await call.message(wire.Digests)).digests)
     return await call.read(lambda registry: wire.to_places(registry.locate(asked)))
+
+
+@operation("GET", "/key", gives=wire.KeyId, role=READ)
+async def key(call: ProjectCall) -> Response:
+    """Id of the key that the project is encrypted with; the key itself stays here."""
+    return await call.read(lambda registry: wire.KeyId(registry.key_id()))
 
 
 @operation("POST", "/nodes", takes=wire.NodesWanted, gives=wire.Nodes, role=READ)

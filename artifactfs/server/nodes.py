@@ -1,6 +1,7 @@
 """Nodes of Sequences for one answer: asked for, below them, or along a path, with the places of the chunks that they list.
 
-Used by the routes of content, on a thread. Nodes are sent as they are stored. Nothing is verified here, as the client verifies all of
+Used by the routes of content, on a thread. Nodes are sent as they are stored, those of an encrypted project without their seals: the
+client may read them, and TLS seals them on their way. Nothing is verified here, as the client verifies all of
 it; what cannot be decoded is sent too, and nothing below it.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from artifactfs.content.pack import pack_key, unseal
+from artifactfs.content.pack import bare, pack_key, unseal
 from artifactfs.errors import Format, Integrity, NotFound
 from artifactfs.model.digest import CHUNKS, TREE, format_digest, kind_of_flags
 from artifactfs.model.records import Location
@@ -145,9 +146,10 @@ class _Gathered:
 
     def _take(self, digest: bytes, place: Location) -> bytes:
         stored = self._store.read(pack_key(place.pack), place.offset, place.length)
-        self._nodes[digest] = Node(digest, place.size, place.flags, stored)
-        self.size += len(stored)
-        return unseal(stored, place)
+        opened, shown = bare(stored, place, digest)
+        self._nodes[digest] = Node(digest, shown.size, shown.flags, opened)
+        self.size += len(opened)
+        return unseal(opened, shown)
 
     def _open(self, below: _Below, plain: bytes, kind: int) -> None:
         if kind == CHUNKS:

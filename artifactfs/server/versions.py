@@ -209,7 +209,9 @@ async def parts(call: ProjectCall, name: Name, draft: Annotated[str, Word(descri
 async def open_session(call: ProjectCall) -> Response:
     """Register a writer or reader."""
     new = await call.message(wire.NewSession)
-    return await call.write(lambda registry: wire.Session(registry.open_session(new.kind, seconds=new.seconds)))
+    return await call.write(
+        lambda registry: wire.Session(registry.open_session(new.kind, seconds=new.seconds), registry.key_id())
+    )
 
 
 @operation("PUT", "/sessions/{session}", takes=wire.SessionLife, fails=(409,), role=WRITE)

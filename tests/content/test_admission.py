@@ -13,7 +13,7 @@ from blake3 import blake3
 from artifactfs.content.admission import check_upload
 from artifactfs.content.local import LocalStore
 from artifactfs.content.pack import encode_index, index_key, pack_key
-from artifactfs.errors import Format, Integrity, InvalidInput
+from artifactfs.errors import Integrity, InvalidInput
 from artifactfs.model.digest import CHUNKS, DATA, TREE, digest
 from artifactfs.model.records import FLAG_ENCRYPTED, FLAG_ZSTD, KIND_SHIFT, ChunkRow, PackRow
 from tests.conformance.packs import packed
@@ -141,9 +141,9 @@ def test_rows_that_break_the_format_are_refused(store, stored, changes, words):
         check_upload(store, msgspec.structs.replace(pack, chunks=changes(pack.chunks)))
 
 
-def test_what_cannot_be_checked_is_refused(store, stored):
+def test_a_sealed_chunk_without_a_key_is_refused(store, stored):
     pack = stored("a")
-    with pytest.raises(Format, match="encrypted"):
+    with pytest.raises(InvalidInput, match="is sealed without a key, or not sealed with one"):
         check_upload(store, with_row(pack, 0, flags=pack.chunks[0].flags | FLAG_ENCRYPTED))
 
 

@@ -19,7 +19,7 @@ from artifactfs.content.pack import (
     seal,
     unseal,
 )
-from artifactfs.errors import Format, Integrity, NotFound
+from artifactfs.errors import Access, Format, Integrity, NotFound
 from artifactfs.model.digest import CHUNKS, DATA, TREE, digest
 from artifactfs.model.records import FLAG_ENCRYPTED, FLAG_ZSTD, KIND_SHIFT, ChunkRow, PackRow
 from tests.conformance.store import put
@@ -141,7 +141,8 @@ def patched(data: bytes, offset: int, code: str, value: int) -> bytes:
 @pytest.mark.parametrize(
     ("offset", "code", "value", "kind"),
     [
-        (4, "<H", 2, Format),  # a newer format
+        (4, "<H", 3, Format),  # a newer format
+        (4, "<H", 2, Access),  # as if it were sealed
         (6, "<H", 56, Integrity),  # bytes per entry
         (8, "<Q", 1, Integrity),  # bytes of the pack
         (16, "<Q", 1 << 60, Integrity),  # number of entries
@@ -193,5 +194,5 @@ def test_a_stored_chunk_that_cannot_be_is_an_integrity_error():
 
 
 def test_an_encrypted_chunk_is_told_apart_from_a_damaged_one():
-    with pytest.raises(Format, match="encrypted"):
+    with pytest.raises(Access, match="is sealed, and its key is not here"):
         unseal(b"1234", ChunkRow(b"", 0, 4, 4, FLAG_ENCRYPTED))
