@@ -134,9 +134,10 @@ class Aside:
         )
         root = self._workspace.number("inode") | (BASE_SPACE + 1 + _HIGHER) << SPACE_SHIFT
         execute("UPDATE discarded SET root = ?, origin = ? WHERE id = ?", (root, moved, number))
+        stays = self._inodes.get(area.root)
         self._renumber(area.id, -number, (area.root, root), (shown, moved), _SHIFT)
         # The area's own root stays what the kernel knows.
-        self._inodes.insert(self._inodes.get(area.root))
+        self._inodes.insert(stays)
 
     def take_back(self, area: Area, found: Discarded, *, keep_shown: bool) -> list[int]:
         """Give an area back what was put aside, instead of what it has; within a transaction. Returns the layers that go.

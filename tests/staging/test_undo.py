@@ -75,6 +75,16 @@ def test_a_discard_is_undone(disk: Disk, ending: str):
     assert version.number == 1
 
 
+def test_a_discard_with_nothing_in_memory_is_undone(disk: Disk):
+    change(disk)
+    changed = disk.tree()
+    disk.kill()
+    disk.staging.discard(disk.area)
+    disk.kill()
+    disk.staging.undo(disk.area)
+    assert disk.tree() == changed
+
+
 def test_what_was_not_touched_keeps_its_number(disk: Disk):
     node = disk.at("images/dog.png").node
     disk.write("new", b"1")
