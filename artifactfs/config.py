@@ -38,6 +38,7 @@ CONFIG_KEYS: Final = (
     "mountpoint",
     "project",
     "repository",
+    "staging_size",
     "timeout",
     "token_file",
 )
@@ -50,7 +51,7 @@ DEFAULT_SECONDS: Final = 30.0
 LONGEST_SECONDS: Final = 3600.0
 """A request that may take longer than this would look like a hang to whoever waits."""
 
-_NUMBERS: Final = frozenset({"cache_size", "timeout"})  # keys that need no quotes
+_NUMBERS: Final = frozenset({"cache_size", "staging_size", "timeout"})  # keys that need no quotes
 # As in GNU's tools: GiB and G are powers of 1024, GB is one of 1000.
 _SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(?:([kmgtp])(i?b)?|b)?", re.IGNORECASE)
 _PORTS: Final = {"http": 80, "https": 443}
@@ -69,6 +70,7 @@ class Settings:
     repository_is_default: bool  # nobody named a repository
     cache_dir: Path  # for what comes from servers; need not exist
     cache_size: int | None  # bytes that it may take
+    staging_size: int | None  # bytes that a mount's staging may take; None: what the disk has
     seconds: float  # bound of a request to a server
     credentials: Credentials  # what opens servers and encrypted projects
 
@@ -87,7 +89,11 @@ class Settings:
 
     def workspace(self, mountpoint: Path) -> Path:
         """The workspace of a mount: the same whenever the same mount point, repository and project meet."""
-        identity = "\0".join((str(mountpoint), self.repository, self.project))
+        return self.workspace_of(mountpoint, self.repository, self.project)
+
+    def workspace_of(self, mountpoint: Path, repository: str, project: str) -> Path:
+        """The workspace of a mount of any repository and project."""
+        identity = "\0".join((str(mountpoint), repository, project))
         label = "".join(c if c.isalnum() or c in "-_." else "-" for c in mountpoint.name)[:40] or "root"
         return self.workspaces / f"{label}-{blake2b(os.fsencode(identity), digest_size=8).hexdigest()}"
 
@@ -98,6 +104,7 @@ def load(
     project: str | None = None,
     cache_dir: str | None = None,
     cache_size: str | None = None,
+    staging_size: str | None = None,
     timeout: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
@@ -113,6 +120,7 @@ def load(
     chosen = first(repository, "repository")
     mountpoint = configured.get("mountpoint")
     size = first(cache_size, "cache_size")
+    staging = first(staging_size, "staging_size")
     seconds = first(timeout, "timeout")
     kept = first(cache_dir, "cache_dir")
     return Settings(
@@ -125,6 +133,7 @@ def load(
         repository_is_default=not chosen,
         cache_dir=_absolute(kept) if kept else _xdg(environ, "XDG_CACHE_HOME", ".cache") / "artifactfs",
         cache_size=parse_size(size) if size else None,
+        staging_size=parse_size(staging) if staging else None,
         seconds=parse_seconds(seconds) if seconds else DEFAULT_SECONDS,
         credentials=_credentials(environ, configured, config_file.parent),
     )

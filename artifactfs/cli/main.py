@@ -29,6 +29,7 @@ COMMANDS: Final = (
     ("Content", "content", ("put", "get")),
     ("Mount", "mounting", ("mount", "unmount", "status")),
     ("Staging", "staging", ("stage", "commit", "diff", "discard", "rebase")),
+    ("Staging", "workspaces", ("export",)),
     ("Versions", "inspect", ("ls", "show", "log")),
     ("Search", "finding", ("find",)),
     ("Search", "plotting", ("plot",)),

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from artifactfs.config import Settings
     from artifactfs.mount.service import Plan, Started
 
-_STATED: Final = ("repository", "project", "read_only", "allow_other", "share_references", "pins", "binding")
+_STATED: Final = (
+    "repository",
+    "project",
+    "read_only",
+    "allow_other",
+    "share_references",
+    "pins",
+    "binding",
+    "staging_size",
+)
 _DEAD_SECONDS: Final = 5.0
 
 
@@ -34,6 +43,7 @@ _DEAD_SECONDS: Final = 5.0
     is_flag=True,
     help="With --allow-other: let others read references to the web and to buckets, with this user's credentials.",
 )
+@click.option("--staging-size", metavar="SIZE", help="Disk that staging may take; unless given, what the disk has.")
 @click.option("--binding", type=click.Choice(["kernel", "fusepy"]), default="kernel", help="How FUSE is spoken.")
 @pass_context
 def mount_command(
@@ -44,6 +54,7 @@ def mount_command(
     pins: tuple[str, ...],
     allow_other: bool,
     share_references: bool,
+    staging_size: str | None,
     binding: str,
 ) -> None:
     """Mount the repository; returns when the tree is ready, and prints the mount point.
@@ -56,6 +67,7 @@ def mount_command(
       artifactfs mount
       artifactfs mount /mnt/bikes --read-only --pin bike-dataset=v3
     """
+    from artifactfs.config import parse_size
     from artifactfs.mount import attach, daemon
     from artifactfs.mount.service import Plan
 
@@ -74,6 +86,7 @@ def mount_command(
         pins=_pins(pins),
         binding=binding,
         cache=settings.cache,
+        staging_size=parse_size(staging_size) if staging_size else settings.staging_size,
         seconds=settings.seconds,
         credentials=settings.credentials,
     )
@@ -147,6 +160,8 @@ def _mounted_already(settings: Settings, plan: Plan) -> bool:
 def _worded(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}=v{number}" for name, number in sorted(value.items())) or "none"
+    if value is None:
+        return "not given"
     return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
@@ -188,15 +203,28 @@ def _workspace_of(settings: Settings, path: str) -> Path | None:
 
 
 @click.command("status")
+@click.option(
+    "--all", "all_", is_flag=True, help="List all staging areas with changes, also those that are not mounted."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_context
-def status_command(context: Context, as_json: bool) -> None:
+def status_command(context: Context, all_: bool, as_json: bool) -> None:
     """List this user's mounts and the staging areas with changes in them.
+
+    With --all: every staging area of this user on this machine that holds changes, or changes that were discarded and can come back,
+    whether it is mounted or not, with the disk it takes and its age. `commit`, `discard`, `diff`, `rebase` and `export` take a
+    workspace of this list as --workspace.
 
     \b
     Example:
       artifactfs status
+      artifactfs status --all
     """
+    if all_:
+        from artifactfs.cli import workspaces
+
+        workspaces.print_all(context.settings, as_json=as_json)
+        return
     from artifactfs.cli import mounts
     from artifactfs.mount import attach, ending
 
@@ -256,3 +284,6 @@ def _print_status(status: dict[str, Any]) -> None:
         printing.line(f"  staging     {area['name']}: {changes}, from {base}")
     if not changed and not status["read_only"]:
         printing.line("  staging     no changes")
+    if "staging_limit" in status:
+        used, limit = printing.size(status["staging_bytes"]), printing.size(status["staging_limit"])
+        printing.line(f"  staging     takes {used} of {limit}")

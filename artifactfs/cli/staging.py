@@ -1,6 +1,7 @@
 """``stage``, ``commit``, ``diff``, ``discard`` and ``rebase``: the staging areas of a mount.
 
-Each finds the mount (see mounts.py) and asks its process; only ``diff`` of two versions reads the repository itself.
+Each finds the mount (see mounts.py) and asks its process, or opens a workspace that is not mounted (see workspaces.py); only ``diff``
+of two versions reads the repository itself.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from artifactfs.cli.context import (
     version_options,
 )
 from artifactfs.cli.running import note_unknown
+from artifactfs.cli.workspaces import WORKSPACE, asked
 from artifactfs.errors import ArtifactFSError, InvalidInput, Unavailable
 from artifactfs.model.names import Address, check_type, parse_address
 
@@ -64,6 +66,7 @@ def stage_command(context: Context, address: Address, empty: bool, force: bool) 
 @version_options
 @click.option("--force", is_flag=True, help="Commit although `latest` has moved since staging began.")
 @click.option("--allow-open", is_flag=True, help="Commit files that are open for writing as they are now.")
+@WORKSPACE
 @pass_context
 def commit_command(
     context: Context,
@@ -74,6 +77,7 @@ def commit_command(
     type_: str | None,
     force: bool,
     allow_open: bool,
+    workspace: str | None,
 ) -> None:
     """Make staging the next version; prints name:vN. Without PATH or NAME, the staging directory one stands in.
 
@@ -83,46 +87,47 @@ def commit_command(
       artifactfs commit bike-dataset --alias best-ap50 --metadata ap50=0.71
     """
     from artifactfs.ancestry import run_of
-    from artifactfs.cli import mounts
-    from artifactfs.mount import control
 
     moved = read_aliases(aliases)
     values = read_metadata(metadata)
     if type_ is not None:
         check_type(type_)
-    area = mounts.area(context.settings, target)
-    fields = {
-        "artifact": area.artifact,
-        "aliases": list(moved),
-        "description": description,
-        "metadata": values,
-        "type": type_,
-        "force": force,
-        "allow_open": allow_open,
-        "run": run_of(os.getpid()),
-    }
-    _write_back(area.mount.mountpoint)
-    with printing.Meter(f"commit {area.artifact}", None) as meter:
+    with asked(context, target, workspace) as area:
+        fields = {
+            "artifact": area.artifact,
+            "aliases": list(moved),
+            "description": description,
+            "metadata": values,
+            "type": type_,
+            "force": force,
+            "allow_open": allow_open,
+            "run": run_of(os.getpid()),
+        }
+        if area.mountpoint is not None:
+            _write_back(area.mountpoint)
+        with printing.Meter(f"commit {area.artifact}", None) as meter:
 
-        def show(note: Mapping[str, Any]) -> None:
-            meter.update(note["bytes_read"], files=note["files"])
+            def show(note: Mapping[str, Any]) -> None:
+                meter.update(note["bytes_read"], files=note["files"])
 
-        try:
-            result = control.request(area.mount.workspace, "commit", fields, note=show)
-        except InvalidInput as error:
-            # The words of the command line were right; what is in staging was not.
-            raise ArtifactFSError(str(error)) from error
-    printing.line(f"{area.artifact}:v{result['number']}")
+            try:
+                result = area.request("commit", fields, note=show)
+            except InvalidInput as error:
+                # The words of the command line were right; what is in staging was not.
+                raise ArtifactFSError(str(error)) from error
+    _tell_committed(area.artifact, result, labelled=description is not None or values is not None)
+
+
+def _tell_committed(artifact: str, result: Mapping[str, Any], *, labelled: bool) -> None:
+    version = f"{artifact}:v{result['number']}"
+    printing.line(version)
     stats = result["stats"]
     printing.note(
         f"{printing.many(stats['files'], 'changed file')}, {printing.size(stats['bytes_read'])} read, "
         f"{printing.size(stats['bytes_stored'])} stored"
     )
     if not result["created"]:
-        labelled = description is not None or values is not None
-        note_reused(
-            f"{area.artifact}:v{result['number']}", result["number"], result["latest_before"], labelled=labelled
-        )
+        note_reused(version, result["number"], result["latest_before"], labelled=labelled)
     if result["unknown_run"]:
         note_unknown(result["unknown_run"])
     for line in result["dropped"]:
@@ -139,37 +144,41 @@ def _write_back(mountpoint: str) -> None:
 
 @click.command("discard")
 @click.argument("target", required=False, metavar="[PATH or NAME]")
+@click.option("--undo", is_flag=True, help="Bring back what was discarded last, within a day.")
+@WORKSPACE
 @pass_context
-def discard_command(context: Context, target: str | None) -> None:
-    """Put staging back to what it started from. What was changed in it is lost.
+def discard_command(context: Context, target: str | None, undo: bool, workspace: str | None) -> None:
+    """Put staging back to what it started from. For a day `discard --undo` brings back what was changed in it.
 
     \b
     Example:
       artifactfs discard bike-dataset
+      artifactfs discard bike-dataset --undo
     """
-    from artifactfs.cli import mounts
-    from artifactfs.mount import control
-
-    area = mounts.area(context.settings, target)
-    result = control.request(area.mount.workspace, "discard", {"artifact": area.artifact})
+    with asked(context, target, workspace, discarded=undo) as area:
+        result = area.request("undo" if undo else "discard", {"artifact": area.artifact})
+    if undo:
+        printing.note(f"{area.path} has its changes again, from {result['base'] or 'nothing'}")
+        return
     printing.note(f"{area.path} is again {result['base'] or 'empty'}")
+    if result["kept"]:
+        again = f" --workspace {workspace}" if workspace is not None else ""
+        printing.note(f"for a day this brings the changes back: artifactfs discard {area.artifact} --undo{again}")
 
 
 @click.command("rebase")
 @click.argument("target", required=False, metavar="[PATH or NAME]")
+@WORKSPACE
 @pass_context
-def rebase_command(context: Context, target: str | None) -> None:
+def rebase_command(context: Context, target: str | None, workspace: str | None) -> None:
     """Move staging's changes onto the present `latest`. Refused, naming them, where both changed the same paths.
 
     \b
     Example:
       artifactfs rebase bike-dataset && artifactfs commit bike-dataset
     """
-    from artifactfs.cli import mounts
-    from artifactfs.mount import control
-
-    area = mounts.area(context.settings, target)
-    result = control.request(area.mount.workspace, "rebase", {"artifact": area.artifact})
+    with asked(context, target, workspace) as area:
+        result = area.request("rebase", {"artifact": area.artifact})
     printing.note(f"{area.path} is now based on {result['base'] or 'nothing'}")
 
 
@@ -179,8 +188,17 @@ def rebase_command(context: Context, target: str | None) -> None:
 @click.option("--stat", is_flag=True, help="Only how many, and their bytes.")
 @click.option("--exit-code", is_flag=True, help="Exit status 1 when there are differences.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@WORKSPACE
 @click.pass_context
-def diff_command(ctx: click.Context, a: str | None, b: str | None, stat: bool, exit_code: bool, as_json: bool) -> None:
+def diff_command(
+    ctx: click.Context,
+    a: str | None,
+    b: str | None,
+    stat: bool,
+    exit_code: bool,
+    as_json: bool,
+    workspace: str | None,
+) -> None:
     """Show what was added (A), removed (D) and changed (M), a path a line; of a changed reference also what is recorded otherwise.
 
     Without arguments, between the staging directory one stands in and its base; with a name or a staging path, of that one; with a
@@ -193,13 +211,15 @@ def diff_command(ctx: click.Context, a: str | None, b: str | None, stat: bool, e
       artifactfs diff bike-dataset:v0/images bike-dataset:latest/images
     """
     context = ctx.ensure_object(Context)
-    if a is not None and (b is not None or _is_version(a)):
+    if workspace is not None and b is not None:
+        raise click.UsageError("--workspace compares a staging area with its base: give one NAME")
+    if workspace is None and a is not None and (b is not None or _is_version(a)):
         old = parse_address(a)
         changes = _between(
             context, old, parse_address(b) if b is not None else Address(old.project, old.name, path=old.path)
         )
     else:
-        changes = _of_staging(context, a)
+        changes = _of_staging(context, a, workspace)
     counted = _Counted(changes)
     if stat:
         for _ in counted:
@@ -275,13 +295,8 @@ def _between(context: Context, old: Address, new: Address) -> Iterator[dict[str,
             yield {"kind": change.kind, "path": path, "size": size, **({"what": what} if what is not None else {})}
 
 
-def _of_staging(context: Context, target: str | None) -> Iterator[dict[str, Any]]:
-    from artifactfs.cli import mounts
-    from artifactfs.mount import control
-
-    area = mounts.area(context.settings, target)
+def _of_staging(context: Context, target: str | None, workspace: str | None) -> Iterator[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    control.request(
-        area.mount.workspace, "diff", {"artifact": area.artifact}, note=lambda note: found.extend(note["changes"])
-    )
+    with asked(context, target, workspace) as area:
+        area.request("diff", {"artifact": area.artifact}, note=lambda note: found.extend(note["changes"]))
     yield from found

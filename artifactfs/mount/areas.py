@@ -1,4 +1,4 @@
-"""Areas: what commands do with the staging of an artifact: diff, discard, stage, rebase, follow `latest`.
+"""Areas: what commands do with the staging of an artifact: diff, discard and its undoing, stage, rebase, follow `latest`.
 
 Used by staging.py, which the View and the daemon call. What changes here changes behind the kernel, so these methods
 return :class:`Invalidation` values, which the caller sends once no lock is held.
@@ -19,9 +19,9 @@ import msgspec
 from artifactfs.errors import Conflict
 from artifactfs.model.records import VersionRecord
 from artifactfs.model.tree import Change, DirEntry, Entry, Trees, diff_trees
+from artifactfs.mount.aside import Aside, Discarded
 from artifactfs.mount.files import Files
 from artifactfs.mount.inodes import BASE_SPACE, SPACE_SHIFT, Area, Inode, Inodes, entry_of, fail
-from artifactfs.mount.layers import LocalFile
 
 if TYPE_CHECKING:
     from artifactfs.mount.workspace import Workspace
@@ -53,13 +53,21 @@ class AreaStatus(msgspec.Struct, frozen=True):
 
 
 class Areas:
-    """All areas of a workspace, by name."""
+    """All areas of a workspace, by name. ``unseen``: no kernel knows them, so nothing has to be invalidated."""
 
-    def __init__(self, workspace: Workspace, inodes: Inodes, files: Files, trees: Trees) -> None:
+    def __init__(
+        self, workspace: Workspace, inodes: Inodes, files: Files, trees: Trees, *, unseen: bool = False
+    ) -> None:
         self._workspace = workspace
         self._inodes = inodes
         self._files = files
         self._trees = trees
+        self._unseen = unseen
+        self._aside = aside = Aside(workspace, inodes, files)
+        self.discarded = aside.latest
+        self.expire = aside.expire
+        aside.expire()
+        workspace.room.spare = aside.drop_oldest
 
     # -- begin and end ---------------------------------------------------------------------------------------------
 
@@ -94,7 +102,7 @@ class Areas:
             if area.base_number is not None or area.committing or not self._inodes.empty(self._root(area)):
                 raise fail(errno.ENOTEMPTY)
             with self._workspace.transaction:
-                layers = self._clear(area, set())
+                layers = self._aside.clear(area.id, area.root, set())
                 self._workspace.execute("DELETE FROM inode WHERE id = ?", (area.root,))
                 self._workspace.execute("DELETE FROM area WHERE id = ?", (area.id,))
             self._cleared(area, layers, set())
@@ -104,11 +112,17 @@ class Areas:
 
     def is_dirty(self, area: Area) -> bool:
         """Whether anything differs from the base. A name that came and went does not count."""
+        return self._is_marked(area) and next(self.changes(area), None) is not None
+
+    def _is_marked(self, area: Area) -> bool:
+        """Whether something may differ from the base."""
         with self._workspace.lock:
-            marked = self._workspace.execute(
-                "SELECT 1 FROM link WHERE parent = ? AND changed <> 0 LIMIT 1", (area.root,)
-            ).fetchone()
-        return marked is not None and next(self.changes(area), None) is not None
+            return (
+                self._workspace.execute(
+                    "SELECT 1 FROM link WHERE parent = ? AND changed <> 0 LIMIT 1", (area.root,)
+                ).fetchone()
+                is not None
+            )
 
     def changes(self, area: Area) -> Iterator[Change]:
         """What differs from the base, in order of path. A file with local bytes has the digest ``b""`` and counts as changed."""
@@ -121,7 +135,7 @@ class Areas:
             layers = self._workspace.execute("SELECT id FROM layer WHERE area = ?", (area.id,)).fetchall()
         local = 0
         for (layer,) in layers:
-            status = LocalFile(self._workspace.layer_path(layer)).status()
+            status = self._workspace.local_file(layer).status()
             local += status.st_blocks * 512 if status is not None else 0
         return AreaStatus(area.name, area.base_number, area.following, changed, local)
 
@@ -217,6 +231,8 @@ class Areas:
 
     def _warm(self, area: Area, digest: bytes | None) -> None:
         """Have the nodes in memory that :meth:`_restart` will read. Called without the lock, as it may wait for a store."""
+        if self._unseen:
+            return
         with self._workspace.lock:
             shown = self._root(area).digest
         for root in (shown, digest):
@@ -224,27 +240,67 @@ class Areas:
                 deque(islice(self._trees.scan(root), MAX_INVALIDATED), maxlen=0)
 
     def discard(self, area: Area) -> list[Invalidation]:
-        """Back to the base. Conflict while files are open for writing, or a commit runs."""
+        """Back to the base. Conflict while files are open for writing, or a commit runs. For a day :meth:`undo` takes it back."""
         self._files.await_closing(area)
         self._warm(area, area.base_digest)
         with self._workspace.lock:
             self._refuse_busy(area, "discard")
             base = _Shown(area.base_digest, area.base_created) if area.base_digest is not None else None
-            return self._restart(area, base, area.base_number)
+            return self._restart(area, base, area.base_number, aside=self._is_marked(area))
+
+    def undo(self, area: Area) -> list[Invalidation]:
+        """Bring back what was discarded last, with the base that it had.
+
+        Conflict when nothing is there to bring back, when staging has changes by now, and as :meth:`discard`.
+        """
+        self._files.await_closing(area)
+        if self.is_dirty(area):
+            raise Conflict(
+                f"{area.name}/staging has changes, which what was discarded would replace; commit or discard them first"
+            )
+        found = self._to_undo(area)
+        for root in (area.base_digest, found.base_digest):
+            self._warm(area, root)
+        with self._workspace.lock:
+            self._refuse_busy(area, "undo")
+            if self._to_undo(area) != found or self.is_dirty(area):
+                raise Conflict(f"{area.name}/staging changed meanwhile; try again")
+            return self._take_back(area, found)
+
+    def _to_undo(self, area: Area) -> Discarded:
+        self._aside.expire()
+        found = self._aside.latest(area.name)
+        if found is None:
+            raise Conflict(
+                f"nothing was discarded from {area.name}/staging within a day, or room was needed for other changes"
+            )
+        return found
+
+    def _take_back(self, area: Area, found: Discarded) -> list[Invalidation]:
+        known, there = (self._origin_digest(number) for number in (area.origin, found.origin))
+        same = known is not None and known == there
+        stale = self._touched(area) if same else self._top_names(area)
+        with self._workspace.transaction:
+            layers = self._aside.take_back(area, found, keep_shown=same)
+        self._cleared(area, layers, set())
+        stale += self._touched(area) if same else self._top_names(area)
+        self._workspace.collect()
+        return [*dict.fromkeys(stale), Invalidation(area.root)]
 
     def reset(
         self, area: Area, version: VersionRecord | None, *, empty: bool = False, following: bool = False
     ) -> list[Invalidation]:
         """Begin anew from a version, giving up all changes; ``empty``: with nothing, though the version is the base.
 
-        Without ``following`` the area stays there when `latest` moves. Conflict as :meth:`discard`.
+        Without ``following`` the area stays there when `latest` moves. Conflict, and :meth:`undo`, as of :meth:`discard`.
         """
         self._files.await_closing(area)
         self._warm(area, version.digest if version is not None else None)
         with self._workspace.lock:
             self._refuse_busy(area, "stage")
-            area.following = following
-            return self._restart(area, None if empty else version, version.number if version is not None else None)
+            number = version.number if version is not None else None
+            shown = None if empty else version
+            return self._restart(area, shown, number, aside=self._is_marked(area), following=following)
 
     def _refuse_busy(self, area: Area, word: str) -> None:
         if area.frozen is not None:
@@ -254,26 +310,42 @@ class Areas:
             named = [f"{path or '.'} (process {pid})" for path, pid in writers[:MAX_NAMED]]
             raise Conflict("\n  ".join([f"cannot {word}: files of {area.name}/staging are open for writing:", *named]))
 
-    def _restart(self, area: Area, version: VersionRecord | _Shown | None, number: int | None) -> list[Invalidation]:
-        """Drop all rows of an area and show a tree."""
-        known = self._origin_digest(area)
+    def _restart(
+        self,
+        area: Area,
+        version: VersionRecord | _Shown | None,
+        number: int | None,
+        *,
+        aside: bool = False,
+        following: bool | None = None,
+    ) -> list[Invalidation]:
+        """Drop all rows of an area, or put them ``aside``, and show a tree. ``following``: None leaves that as it is."""
+        known = self._origin_digest(area.origin)
         same = version is not None and known == version.digest
         stale = self._touched(area) if same else self._top_names(area)
+        layers: list[int] = []
+        if aside:
+            self._files.save_all(area)
         with self._workspace.transaction:
-            layers = self._clear(area, set())
+            if aside:
+                self._aside.put(area, keep_shown=same)
+                area.origin = area.origin if same else None
+            else:
+                layers = self._aside.clear(area.id, area.root, set())
             self._show(area, version)
             area.base_number = number
+            area.following = area.following if following is None else following
             area.pending_commit = area.pending_digest = area.pending_generation = None
             self._inodes.save_area(area)
             self._inodes.forget_origins(area)
-        self._cleared(area, layers, set())
+        self._cleared(area, layers, set(), aside=aside)
         if not same:
             stale += self._top_names(area)
         self._workspace.collect()
         return [*dict.fromkeys(stale), Invalidation(area.root)]
 
-    def _origin_digest(self, area: Area) -> bytes | None:
-        return self._inodes.origin(area.origin).digest if area.origin is not None else None
+    def _origin_digest(self, origin: int | None) -> bytes | None:
+        return self._inodes.origin(origin).digest if origin is not None else None
 
     def _show(self, area: Area, version: VersionRecord | _Shown | None) -> None:
         """Let an area's root show a tree, or nothing; within a transaction, with no rows below it."""
@@ -306,31 +378,18 @@ class Areas:
         return found
 
     def _top_names(self, area: Area) -> list[Invalidation]:
-        names = islice(self._shown(self._root(area)), MAX_INVALIDATED)
+        names = islice(self._shown(self._root(area)), 0 if self._unseen else MAX_INVALIDATED)
         return [Invalidation(area.root, name) for name, _ in names]
 
-    def _clear(self, area: Area, kept: set[int]) -> list[int]:
-        """Delete the rows of an area but its root's and those of ``kept``; within a transaction. Returns the layers that go."""
-        execute = self._workspace.execute
-        execute("CREATE TEMP TABLE IF NOT EXISTS doomed (id INTEGER PRIMARY KEY, layer INTEGER)")
-        execute("DELETE FROM doomed")
-        execute("INSERT INTO doomed SELECT id, layer FROM inode WHERE area = ?", (area.id,))
-        for node in kept:
-            execute("DELETE FROM doomed WHERE id = ?", (node,))
-        execute("DELETE FROM link WHERE parent IN (SELECT id FROM doomed)")
-        execute("DELETE FROM xattr WHERE inode IN (SELECT id FROM doomed)")
-        layers: list[int] = []
-        for (top,) in execute("SELECT layer FROM doomed WHERE layer IS NOT NULL").fetchall():
-            layers += self._files.drop_layers(top)
-        execute("DELETE FROM inode WHERE id IN (SELECT id FROM doomed) AND id <> ?", (area.root,))
-        execute("DELETE FROM doomed")
-        return layers
-
-    def _cleared(self, area: Area, layers: list[int], kept: set[int]) -> None:
-        """After the transaction of :meth:`_clear`: let memory follow, and local files go that nobody has open."""
+    def _cleared(self, area: Area, layers: list[int], kept: set[int], *, aside: bool = False) -> None:
+        """After rows were deleted or put ``aside``: let memory follow, and local files go that nobody has open."""
         used: set[int] = set()
         for file in [file for file in self._files.open_files.values() if file.area is area]:
-            if file.inode.id not in kept:
+            if file.inode.id in kept:
+                continue
+            if aside:
+                self._files.lend(file)
+            else:
                 used.update(self._files.detach(file))
         pinned = self._inodes.pinned
         for inode in [inode for inode in pinned.values() if inode.area == area.id and not inode.nlink]:
@@ -401,7 +460,7 @@ class Areas:
             for node in numbers:
                 self._inodes.own(self._inodes.get(node))
             kept = self._with_all_below(numbers)
-            layers = self._clear(area, kept)
+            layers = self._aside.clear(area.id, area.root, kept)
             self._inodes.clear()
             self._show(area, version)
             area.base_number = version.number

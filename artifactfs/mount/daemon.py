@@ -83,6 +83,7 @@ def run(plan: Plan, ready: Callable[[Started], None]) -> None:
                 _log.info("mounted %s on %s (project %s)", plan.repository, plan.mountpoint, plan.project)
                 while not stopping.event.wait(_LOG_CHECK_SECONDS):
                     _rotate(Path(plan.workspace))
+                    service.tend()
             finally:
                 service.unmount()
             thread.join(STOP_SECONDS)

@@ -30,7 +30,6 @@ from artifactfs.mount.layers import (
     FALLOC_ZERO_RANGE,
     Edit,
     Layer,
-    LocalFile,
     Part,
     ReferenceContent,
     VersionContent,
@@ -90,9 +89,12 @@ class Gate:
 
 
 class OpenFile:
-    """A file with open handles. ``prepared``: generation for which rows, marks and a layer to write to are in place."""
+    """A file with open handles. ``prepared``: generation for which rows, marks and a layer to write to are in place.
 
-    __slots__ = ("area", "inode", "lock", "prepared", "top", "users", "writers")
+    ``lent``: its local files belong to what was put aside (mount/aside.py), and stay when it is closed.
+    """
+
+    __slots__ = ("area", "inode", "lent", "lock", "prepared", "top", "users", "writers")
 
     def __init__(self, inode: Inode, area: Area, top: Layer | VersionContent | ReferenceContent | None) -> None:
         self.inode = inode
@@ -102,6 +104,7 @@ class OpenFile:
         self.users = 0
         self.writers = 0
         self.prepared = 0
+        self.lent = False
 
 
 class Handle:
@@ -217,7 +220,7 @@ class Files:
                 del self.open_files[inode.id]
                 del self._inodes.pinned[inode.id]
                 self._inodes.forget(inode.id)
-            if inode.row or not isinstance(file.top, Layer):
+            if inode.row or file.lent or not isinstance(file.top, Layer):
                 return
             self._workspace.discard([layer.id for layer in file.top.chain()])
         self._workspace.collect()
@@ -239,6 +242,14 @@ class Files:
         del self.open_files[inode.id]
         del self._inodes.pinned[inode.id]
         return [layer.id for layer in file.top.chain()] if isinstance(file.top, Layer) else []
+
+    def lend(self, file: OpenFile) -> None:
+        """Let a file whose rows are put aside be read on by its handles: by descriptors, as its local files may go any time."""
+        if file.inode.row and isinstance(file.top, Layer):
+            file.lent = True
+            for layer in file.top.chain():
+                layer.local.opened()
+        self.detach(file)
 
     def await_closing(self, area: Area) -> None:
         """Wait a moment for handles that may be closed: close(2) returns before the kernel says so. Without the lock."""
@@ -442,7 +453,7 @@ class Files:
         inode = file.inode
         digest = None if below is None else inode.digest
         number = self._workspace.number("layer")
-        local = LocalFile(self._workspace.layer_path(number))
+        local = self._workspace.local_file(number)
         limit = inode.size if below is not None else 0
         layer = Layer(number, file.area.generation, local, below, limit)
         if inode.row:
@@ -575,7 +586,7 @@ class Files:
                 "FROM inode JOIN layer ON layer.id = inode.layer WHERE inode.open = 1"
             ).fetchall()
             for node, size, mtime, layer, below, digest in found:
-                status = LocalFile(self._workspace.layer_path(layer)).status()
+                status = self._workspace.local_file(layer).status()
                 if below is None and digest is None:
                     size = status.st_size if status is not None else 0  # noqa: PLW2901 - the better knowledge
                 if status is not None:

@@ -277,8 +277,11 @@ class Inodes:
         return found
 
     def origin_of(self, node: int) -> Origin:
-        """The origin of an inode without a row."""
-        return self.origin(node >> ORIGIN_SHIFT & ORIGIN_MASK)
+        """The origin of an inode without a row. ESTALE also when that is put aside (mount/aside.py)."""
+        found = self.origin(node >> ORIGIN_SHIFT & ORIGIN_MASK)
+        if found.area not in self.areas:
+            raise fail(errno.ESTALE)
+        return found
 
     def forget_origins(self, area: Area) -> None:
         """Delete an area's origins but the one it shows; within a transaction."""

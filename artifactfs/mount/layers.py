@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from artifactfs.content.reader import ContentReader, FileReader
+    from artifactfs.mount.room import Room
     from artifactfs.mount.workspace import Workspace
     from artifactfs.references.contract import ReferenceFile
 
@@ -102,14 +103,18 @@ class Extents:
 
 
 class LocalFile:
-    """A sparse file of the workspace. It is made when it is first written to; until then it is empty."""
+    """A sparse file of the workspace. It is made when it is first written to; until then it is empty.
 
-    __slots__ = ("_fd", "durable", "path")
+    What it takes is counted in ``room``, which may refuse to let it grow.
+    """
 
-    def __init__(self, path: str) -> None:
+    __slots__ = ("_fd", "_room", "durable", "path")
+
+    def __init__(self, path: str, room: Room) -> None:
         self.path = path
         self.durable = False  # whether its directory entry is
         self._fd = -1
+        self._room = room
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -149,26 +154,30 @@ class LocalFile:
     def write(self, offset: int, data: memoryview) -> None:
         """Write all of ``data``. An error may leave a part of it written."""
         fd = self.made()
-        done = os.pwrite(fd, data, offset)
-        while done < len(data):
-            done += os.pwrite(fd, data[done:], offset + done)
+        with self._room.growing(fd, offset, len(data)):
+            done = os.pwrite(fd, data, offset)
+            while done < len(data):
+                done += os.pwrite(fd, data[done:], offset + done)
 
     def truncate(self, size: int) -> None:
         """Cut or grow the local file to ``size``."""
-        os.ftruncate(self.made(), size)
+        fd = self.made()
+        with self._room.changing(fd):
+            os.ftruncate(fd, size)
 
     def cut(self, size: int) -> None:
         """Free what lies behind ``size``; never grows the file."""
         fd = self.opened()
         if fd >= 0 and os.fstat(fd).st_size > size:
-            os.ftruncate(fd, size)
+            self.truncate(size)
 
     def allocate(self, mode: int, offset: int, length: int) -> None:
         """fallocate(2). EOPNOTSUPP where the local file system has it not."""
         fd = self.made()
-        result = _libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length))
-        if result:
-            raise fail(ctypes.get_errno())
+        with self._room.changing(fd) if mode & FALLOC_PUNCH_HOLE else self._room.growing(fd, offset, length):
+            result = _libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length))
+            if result:
+                raise fail(ctypes.get_errno())
 
     def zero(self, offset: int, length: int) -> None:
         """Let a range read as zeros, without growing the file; frees its blocks where the file system can."""
@@ -370,7 +379,7 @@ def load_layer(execute: Any, workspace: Workspace, reader: ContentReader, number
         source = load_layer(execute, workspace, reader, below)
     elif digest is not None:
         source = VersionContent(reader, digest, base_size)
-    layer = Layer(number, generation, LocalFile(workspace.layer_path(number)), source, limit)
+    layer = Layer(number, generation, workspace.local_file(number), source, limit)
     if source is not None:
         layer.extents = Extents(
             execute("SELECT start, end FROM extent WHERE layer = ? ORDER BY start", (number,)).fetchall()

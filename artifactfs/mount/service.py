@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import itertools
+import logging
 import os
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,22 +21,21 @@ import msgspec
 
 from artifactfs import __version__
 from artifactfs.credentials import NONE, Credentials
-from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput, NotFound, ReadOnly
-from artifactfs.model.names import Address, check_name, is_run
-from artifactfs.model.tree import Change, DirEntry, difference, size_of
+from artifactfs.errors import Conflict, InvalidInput, NotFound
+from artifactfs.model.names import Address, is_run
 from artifactfs.mount.areas import Invalidation
 from artifactfs.mount.attach import MountOptions
-from artifactfs.mount.commit import commit_area, settle_all
+from artifactfs.mount.commands import StagingCommands
+from artifactfs.mount.commit import settle_all
 from artifactfs.mount.contract import Notifier
 from artifactfs.mount.control import ControlServer, Handler, Note
-from artifactfs.mount.inodes import Area
 from artifactfs.mount.prefetch import Prefetcher
 from artifactfs.mount.sources import Sources
 from artifactfs.mount.staging import Staging
 from artifactfs.mount.view import View
 from artifactfs.mount.witness import Witness
-from artifactfs.mount.workspace import Workspace
-from artifactfs.repository import Progress, Repository
+from artifactfs.mount.workspace import Place, Workspace
+from artifactfs.repository import Repository
 
 if TYPE_CHECKING:
     from artifactfs.content.cache import CacheSettings
@@ -45,14 +43,15 @@ if TYPE_CHECKING:
 LOCK_SECONDS: Final = 5.0  # for a process that was unmounted by hand to let its workspace go
 COMMIT_SECONDS: Final = 60.0  # that the end of the process waits for a running commit
 SETTLE_SECONDS: Final = 10.0  # for what a Run has read to be recorded, when it ends
-_BATCH: Final = 1000  # changes in a line of the socket
+
+_log = logging.getLogger(__name__)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to mount where. ``mountpoint`` is as :func:`attach.resolve` gives it; ``workspace`` is made when absent.
 
     ``cache`` and ``seconds`` (the bound of every request) are for what is on another machine: a repository, and References, which
-    other users than the mounting one may read only with ``share_references``.
+    other users than the mounting one may read only with ``share_references``. ``staging_size``: bytes of disk that staging may take.
     """
 
     repository: str
@@ -65,6 +64,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     pins: dict[str, int] = {}
     binding: str = "kernel"
     cache: CacheSettings | None = None
+    staging_size: int | None = None
     seconds: float = 30.0
     credentials: Credentials = NONE
 
@@ -104,7 +104,6 @@ class Service:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._since = datetime.now(UTC)
-        self._commits = _Running()
         self._resources = contextlib.ExitStack()
         self._control: ControlServer | None = None
         self.created = False
@@ -143,6 +142,14 @@ class Service:
                 sources=self._sources,
                 witness=self._witness,
             )
+            self._commands = StagingCommands(
+                lambda: self._repository,
+                self._staging,
+                latest=self._view.latest,
+                tell_kernel=self._tell_kernel,
+                run_of=self._run_of,
+                place=self._plan.mountpoint,
+            )
             self._prefetcher = Prefetcher(self._repository, self._sources, self._view.files_at, self._view.listen)
             self._binding = self._bind()
             self._view.notifier = self._binding
@@ -153,7 +160,7 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._control is not None:
-            self._control.close(seconds=COMMIT_SECONDS if self._commits.any() else 1.0)
+            self._control.close(seconds=COMMIT_SECONDS if self._commands.commits.any() else 1.0)
         self._resources.close()
 
     def mount(self) -> None:
@@ -168,6 +175,14 @@ class Service:
     def serve(self) -> None:
         """Block until the mount is removed, by whomever."""
         self._binding.serve()
+
+    def tend(self) -> None:
+        """What is to be done from time to time: let go what was discarded longer than a day ago."""
+        if self._staging is not None:
+            try:
+                self._staging.expire()
+            except OSError as error:  # a full disk; the next time will do
+                _log.warning("cannot let go what was discarded: %s", error)
 
     def unmount(self) -> None:
         """Remove the mount; lazily after some seconds. Idempotent, from any thread."""
@@ -198,10 +213,15 @@ class Service:
 
     def _open_staging(self) -> Staging:
         """The staging areas of the workspace, once this process owns it."""
+        plan = self._plan
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
             try:
-                workspace = Workspace(Path(self._plan.workspace))
+                workspace = Workspace(
+                    Path(plan.workspace),
+                    place=Place(plan.mountpoint, plan.repository, plan.project),
+                    limit=plan.staging_size,
+                )
                 break
             except Conflict:
                 if time.monotonic() > deadline:
@@ -259,6 +279,7 @@ class Service:
             "share_references": plan.share_references,
             "pins": plan.pins,
             "binding": plan.binding,
+            "staging_size": plan.staging_size,
             **({} if cache is None else {"cache": str(cache.directory)}),
             "counts": {
                 "requests": self._binding.counts,
@@ -270,11 +291,7 @@ class Service:
         return {
             "status": self._status,
             "unmount": self._may_unmount,
-            "stage": self._stage,
-            "commit": self._commit,
-            "diff": self._diff,
-            "discard": self._discard,
-            "rebase": self._rebase,
+            **self._commands.handlers(),
             "prefetch": self._prefetch,
             "adopt": self._adopt,
             "settle": self._settle,
@@ -282,94 +299,15 @@ class Service:
 
     def _status(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
         del fields, note
-        staging = self._staging
-        areas = [] if staging is None else [self._area_status(name) for name in sorted(staging.names())]
-        return {**self.brief_status(), "staging": areas, "prefetch": self._prefetcher.status()}
-
-    def _area_status(self, name: str) -> dict[str, Any]:
-        staging = self._writable()
-        area = staging.area(name, None)
-        base = None if area.base_number is None else f"v{area.base_number}"
-        try:
-            status = staging.status(area)
-        except ArtifactFSError:  # what the changes are compared with cannot be had now
-            return {"name": name, "base": base, "changes": None, "local_bytes": None}
-        return {"name": name, "base": base, "changes": status.changed, "local_bytes": status.local_bytes}
+        staging = {} if self._staging is None else self._commands.status()
+        return {**self.brief_status(), "staging": [], **staging, "prefetch": self._prefetcher.status()}
 
     def _may_unmount(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
         del fields, note
-        running = self._commits.names()
+        running = self._commands.commits.names()
         if running:
             raise Conflict(f"a commit of {', '.join(running)} is running; wait for it, or use --force")
         return {}
-
-    def _stage(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
-        del note
-        staging, name, selector = self._writable(), check_name(fields["artifact"]), fields["selector"]
-        latest = self._view.latest(name)
-        if latest is None and not fields["empty"]:
-            self._repository.resolve(Address(None, name, selector))  # NotFound with near misses
-        version = latest if selector is None else self._repository.resolve(Address(None, name, selector))
-        area = staging.area(name, latest)
-        if not fields["force"] and staging.is_dirty(area):
-            raise Conflict(f"{name}/staging has changes; commit or discard them first, or give them up with --force")
-        following = selector is None and not fields["empty"]
-        self._tell_kernel(name, staging.reset(area, version, empty=fields["empty"], following=following))
-        return _base_of(area)
-
-    def _commit(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
-        staging, area = self._area(fields)
-
-        def progress(progress: Progress) -> None:
-            note({"files": progress.files, "bytes_read": progress.bytes_read, "bytes_stored": progress.bytes_stored})
-
-        latest = self._view.latest(area.name)
-        run = fields.get("run") or (self._witness.run_of(fields["peer"]) if self._witness is not None else None)
-        known = run is not None and self._repository.registry.run(run) is not None
-        with self._commits.during(area.name):
-            outcome = commit_area(
-                self._repository,
-                staging,
-                area.name,
-                aliases=tuple(fields["aliases"]),
-                description=fields["description"],
-                metadata=fields["metadata"],
-                type=fields["type"],
-                force=fields["force"],
-                allow_open=fields["allow_open"],
-                progress=progress,
-                run=run if known else None,
-            )
-        return {
-            "number": outcome.version.number,
-            "created": outcome.created,
-            "latest_before": latest.number if latest is not None else None,
-            "dropped": list(outcome.dropped),
-            "unknown_run": None if known else run,
-            "stats": msgspec.to_builtins(outcome.stats),
-        }
-
-    def _diff(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
-        staging, area = self._area(fields)
-        changes = staging.changes(area)
-        while batch := list(itertools.islice(changes, _BATCH)):
-            note({"changes": [_change_fields(change) for change in batch]})
-        return _base_of(area)
-
-    def _discard(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
-        del note
-        staging, area = self._area(fields)
-        self._tell_kernel(area.name, staging.discard(area))
-        return _base_of(area)
-
-    def _rebase(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
-        del note
-        staging, area = self._area(fields)
-        latest = self._view.latest(area.name)
-        if latest is None:
-            raise Conflict(f"{area.name} has no version yet, so there is nothing to rebase onto; commit it")
-        self._tell_kernel(area.name, staging.rebase(area, latest))
-        return _base_of(area)
 
     def _prefetch(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
         """Fetch files ahead of a program that will read them.
@@ -402,73 +340,14 @@ class Service:
         del fields, note
         return {"waiting": self._witness.settle(seconds=SETTLE_SECONDS) if self._witness is not None else 0}
 
-    def _writable(self) -> Staging:
-        if self._staging is None:
-            raise ReadOnly(
-                f"the mount at {self._plan.mountpoint} is read-only and has no staging; mount without --read-only"
-            )
-        return self._staging
-
-    def _area(self, fields: Mapping[str, Any]) -> tuple[Staging, Area]:
-        """The area that a request names; NotFound when there is neither an area nor an artifact of this name."""
-        staging, name = self._writable(), check_name(fields["artifact"])
-        latest = self._view.latest(name)
-        if latest is None and name not in staging.names():
-            self._repository.resolve(Address(None, name))
-        return staging, staging.area(name, latest)
-
     def _tell_kernel(self, name: str, stale: Iterable[Invalidation]) -> None:
         """Make the kernel forget what staging showed, before the command replies."""
         self._view.notify(stale)
         self._view.forget_staging(name)
 
+    def _run_of(self, peer: int) -> str | None:
+        return self._witness.run_of(peer) if self._witness is not None else None
+
 
 def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def _base_of(area: Area) -> dict[str, Any]:
-    number = area.base_number
-    return {"base": None if number is None or area.base_digest is None else f"{area.name}:v{number}"}
-
-
-def _change_fields(change: Change) -> dict[str, Any]:
-    entry = change.new if change.new is not None else change.old
-    assert entry is not None  # noqa: S101 - a change has at least one side
-    if isinstance(entry, DirEntry):
-        return {"kind": change.kind, "path": f"{change.path}/", "size": 0}
-    what = difference(change)
-    return {
-        "kind": change.kind,
-        "path": change.path,
-        "size": size_of(entry),
-        **({"what": what} if what is not None else {}),
-    }
-
-
-class _Running:
-    """Names of what is running."""
-
-    def __init__(self) -> None:
-        self._names: list[str] = []
-        self._lock = threading.Lock()
-
-    def names(self) -> list[str]:
-        """A copy."""
-        with self._lock:
-            return list(self._names)
-
-    def any(self) -> bool:
-        """Whether something runs."""
-        return bool(self.names())
-
-    @contextlib.contextmanager
-    def during(self, name: str) -> Iterator[None]:
-        """Count something while it runs."""
-        with self._lock:
-            self._names.append(name)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._names.remove(name)

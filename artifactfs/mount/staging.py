@@ -5,6 +5,7 @@ is made of::
 
     staging.py     the operations of the file system (this module)
     areas.py       the operations of commands: diff, discard, stage, rebase, following `latest`
+    aside.py       the rows of an area in bulk: what was discarded, until it goes
     freeze.py      commit: freeze a generation, build its tree, thaw
     inodes.py      names, attributes, what changed          files.py    open files
     workspace.py   the tables and their directory           layers.py   the bytes of a file
@@ -50,11 +51,12 @@ from artifactfs.mount.contract import (
     SetAttr,
     StatFS,
 )
+from artifactfs.mount.export import Exporter
 from artifactfs.mount.failures import Failures
 from artifactfs.mount.files import Files
 from artifactfs.mount.freeze import Freezer
 from artifactfs.mount.inodes import Inode, Inodes, Origin, Slot, fail, reference_of
-from artifactfs.mount.layers import Layer, LocalFile
+from artifactfs.mount.layers import Layer
 
 if TYPE_CHECKING:
     from artifactfs.content.reader import ContentReader
@@ -93,10 +95,18 @@ class _Listing:
 
 
 class Staging:
-    """All staging areas of a workspace. ``uid`` and ``gid`` own what comes from versions."""
+    """All staging areas of a workspace. ``uid`` and ``gid`` own what comes from versions. ``unseen``: there is no mount of them."""
 
     def __init__(
-        self, workspace: Workspace, trees: Trees, reader: ContentReader, sources: Sources, *, uid: int, gid: int
+        self,
+        workspace: Workspace,
+        trees: Trees,
+        reader: ContentReader,
+        sources: Sources,
+        *,
+        uid: int,
+        gid: int,
+        unseen: bool = False,
     ) -> None:
         self._workspace = workspace
         self._trees = trees
@@ -105,7 +115,7 @@ class Staging:
         self._inodes = inodes = Inodes(workspace, trees, sources, uid=uid, gid=gid)
         self._files = files = Files(workspace, inodes, reader, sources)
         files.recover()
-        self._areas = areas = Areas(workspace, inodes, files, trees)
+        self._areas = areas = Areas(workspace, inodes, files, trees, unseen=unseen)
         self._freezer = freezer = Freezer(workspace, inodes, files, trees, reader, owner=(uid, gid))
         self._listings: dict[int, _Listing] = {}
         # What commands ask for: one door for the View and the daemon.
@@ -117,6 +127,10 @@ class Staging:
         self.changes = areas.changes
         self.follow = areas.follow
         self.discard = areas.discard
+        self.undo = areas.undo
+        self.room = workspace.room
+        self.discarded = areas.discarded
+        self.expire = areas.expire
         self.reset = areas.reset
         self.rebase = areas.rebase
         self.freeze = freezer.freeze
@@ -125,6 +139,7 @@ class Staging:
         self.thaw = freezer.thaw
         self.pending = freezer.pending
         self.recover = freezer.recover
+        self.export = Exporter(workspace, inodes, trees, reader).export
 
     def sync(self) -> None:
         """Make everything durable: all open files, then the tables."""
@@ -148,7 +163,7 @@ class Staging:
             # Of a file over nothing the local one knows; a file over a version counts as if it were whole.
             file = self._files.open_files.get(inode.id)
             top = file.top if file is not None else None
-            local = top.local if isinstance(top, Layer) else LocalFile(self._workspace.layer_path(inode.layer))
+            local = top.local if isinstance(top, Layer) else self._workspace.local_file(inode.layer)
             status = local.status() if inode.digest is None else None
             if status is not None and status.st_size == size:
                 blocks = status.st_blocks
@@ -474,7 +489,7 @@ class Staging:
                 inode.target, inode.size = target, len(target)
             if inode.file:
                 inode.layer = self._workspace.number("layer")
-                local = LocalFile(self._workspace.layer_path(inode.layer))
+                local = self._workspace.local_file(inode.layer)
                 layer = Layer(inode.layer, self._inodes.area_of(directory).generation, local)
                 self._files.insert_layer(inode, layer)
             self._inodes.insert(inode)
@@ -711,11 +726,14 @@ class Staging:
     # -- the rest --------------------------------------------------------------------------------------------------
 
     def statfs(self, node: int) -> StatFS:
-        """The numbers of the disk that the workspace is on."""
+        """The numbers of the disk that the workspace is on; of staging's limit, where it has one."""
         numbers = os.statvfs(self._workspace.path)
-        return StatFS(
-            numbers.f_frsize, numbers.f_blocks, numbers.f_bfree, numbers.f_bavail, numbers.f_files, numbers.f_ffree
-        )
+        room = self._workspace.room
+        left = room.left() // numbers.f_frsize
+        blocks, free = numbers.f_blocks, numbers.f_bfree
+        if room.limit is not None:
+            blocks, free = min(blocks, room.limit // numbers.f_frsize), min(free, left)
+        return StatFS(numbers.f_frsize, blocks, free, min(numbers.f_bavail, left), numbers.f_files, numbers.f_ffree)
 
     def forget(self, node: int, count: int) -> None:
         """The kernel lost a node: a removed directory ends with that. Nothing else is kept per lookup."""

@@ -3,12 +3,12 @@
 ::
 
     lock              held by the daemon that owns the workspace; contains its process id
-    workspace.db      SQLite: areas, inodes, names, xattrs, layers, extents
+    workspace.db      SQLite: areas, inodes, names, xattrs, layers, extents, and whose they are
     files/XX/ID       sparse local files, one a layer (mount/layers.py), in hexadecimal; XX is ID without its last 10 bits:
                       on ext4 5,000 files took 30 µs each so, and 80 to 1,100 spread over 256 directories
 
-Used by the modules of staging alone (inodes, files, areas, freeze), which know the meaning of the rows. One connection, guarded by
-:attr:`Workspace.lock`, which is reentrant and guards all metadata of staging; no file content is read or written under it.
+Used by the modules of staging alone (inodes, files, areas, aside, freeze), which know the meaning of the rows. One connection, guarded
+by :attr:`Workspace.lock`, which is reentrant and guards all metadata of staging; no file content is read or written under it.
 
 Invariant *acknowledged is kept*: an operation is one SQLite transaction, and the write-ahead log of a finished transaction
 outlives the process (not the machine: that takes :meth:`Workspace.sync`). A row is never ahead of the bytes it speaks of.
@@ -28,14 +28,19 @@ from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from artifactfs import __version__
 from artifactfs.errors import Conflict, Format, translate_os
+from artifactfs.mount.layers import LocalFile
+from artifactfs.mount.room import Room
 from artifactfs.registry.netfs import refuse_network_filesystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 APPLICATION_ID: Final = 0x41465377  # "AFSw" in bytes 68-71 of the file
 
 NUMBERS_RESERVED: Final = 4096
@@ -48,6 +53,18 @@ _LOG_KEPT: Final = 64 * 1024 * 1024  # bytes
 _CACHE_KIB: Final = 32768
 
 # One row a statement; a reader of the tables finds their meaning in the modules named.
+# What format 2 has beyond format 1, which therefore becomes format 2 by these alone.
+_ADDED: Final = (
+    # Whose workspace this is (mountpoint, repository, project), and the release that wrote its format.
+    "CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    # aside.py. What was discarded of an artifact's area and may come back: the area as it was. Its rows bear the area -id.
+    """CREATE TABLE discarded (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, at INTEGER NOT NULL, root INTEGER NOT NULL,
+        origin INTEGER, base_number INTEGER, base_digest BLOB, base_created INTEGER NOT NULL, following INTEGER NOT NULL,
+        generation INTEGER NOT NULL,
+        pending_commit TEXT, pending_digest BLOB, pending_generation INTEGER)""",
+)
+
 _SCHEMA: Final = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     # inodes.py. An area without base_number had no version when it began; without base_digest it began empty.
@@ -86,7 +103,16 @@ _SCHEMA: Final = (
         layer INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL, PRIMARY KEY (layer, start)) WITHOUT ROWID""",
     # Local files that no row refers to any more.
     "CREATE TABLE garbage (layer INTEGER PRIMARY KEY)",
+    *_ADDED,
 )
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Whose staging a workspace keeps: a mount point, and the repository and project that are mounted there."""
+
+    mountpoint: str
+    repository: str
+    project: str
 
 
 class Transaction:
@@ -133,10 +159,11 @@ class Transaction:
 class Workspace:
     """An open workspace, owned by this process.
 
+    ``place`` is written into it; None leaves what is there. ``limit``: bytes that local files may take, None: what the disk has.
     Raises Conflict (another daemon has it; names its process), Format (a newer one), InvalidInput (network file system), Access.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, place: Place | None = None, limit: int | None = None) -> None:
         self.path = path
         self.lock = RLock()
         self.transaction = Transaction(self)
@@ -156,6 +183,8 @@ class Workspace:
         try:
             self._db = self._connect()
             self._prepare()
+            if place is not None:
+                self._note(msgspec.structs.asdict(place))
             (path / "files").mkdir(exist_ok=True)
             for directory in (path / "files").iterdir():
                 with suppress(OSError):  # the others hold something
@@ -163,6 +192,7 @@ class Workspace:
         except BaseException:
             os.close(self._lock_file)
             raise
+        self.room = Room(path / "files", limit=limit)
         self._garbage = [row[0] for row in self.execute("SELECT layer FROM garbage")]
         self.collect()
 
@@ -226,6 +256,10 @@ class Workspace:
         """Where the local file of a layer is, or will be."""
         return f"{self.path}/files/{layer >> 10:02x}/{layer:x}"
 
+    def local_file(self, layer: int) -> LocalFile:
+        """The local file of a layer, which need not be there yet."""
+        return LocalFile(self.layer_path(layer), self.room)
+
     def discard(self, layers: Sequence[int]) -> None:
         """Give local files, whose rows in ``garbage`` are committed, to the next :meth:`collect`."""
         with self.lock:
@@ -239,9 +273,12 @@ class Workspace:
             if self.holds:
                 return
             layers, self._garbage = self._garbage, []
+        self.remove(layers)
+
+    def remove(self, layers: Sequence[int]) -> None:
+        """Delete local files at once, which no frozen generation reads; their rows in ``garbage`` are committed."""
         for layer in layers:
-            with suppress(FileNotFoundError):
-                os.unlink(self.layer_path(layer))  # noqa: PTH108 - a Path would cost more than the call
+            self.room.unlink(self.layer_path(layer))
         with self.lock:
             self._deleted += layers
             if len(self._deleted) >= GARBAGE_BATCH:
@@ -294,8 +331,13 @@ class Workspace:
             raise _translate(error) from error
         return connection
 
+    def _note(self, values: dict[str, str]) -> None:
+        with self.transaction:
+            for key, value in values.items():
+                self.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
+
     def _prepare(self) -> None:
-        """Check the format, or make the tables."""
+        """Check the format, make the tables, or add what an older format lacks."""
         found = self.execute("PRAGMA application_id").fetchone()[0]
         tables = self.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not tables:
@@ -304,14 +346,29 @@ class Workspace:
                     self.execute(statement)
                 self.execute("INSERT INTO meta VALUES ('format', ?)", (FORMAT,))
                 self.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                self._note({"release": __version__})
             return
         if found != APPLICATION_ID:
             raise Format(f"{self.path / 'workspace.db'} is no workspace of ArtifactFS; move it away")
         number = self.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()[0]
-        if number != FORMAT:
-            raise Format(
-                f"the workspace {self.path} has format {number}; this release reads format {FORMAT}: use a newer artifactfs"
-            )
+        if number > FORMAT:
+            raise refusal(self._db, self.path, number)
+        if number < FORMAT:
+            with self.transaction:
+                for statement in _ADDED:
+                    self.execute(statement)
+                self.execute("UPDATE meta SET value = ? WHERE key = 'format'", (FORMAT,))
+                self._note({"release": __version__})
+
+
+def refusal(database: sqlite3.Connection, workspace: Path, number: int) -> Format:
+    """Why a workspace of a newer format is not read, and what reads it: the release that wrote it says so in ``about``."""
+    try:
+        row = database.execute("SELECT value FROM about WHERE key = 'release'").fetchone()
+    except sqlite3.Error:
+        row = None
+    newer = f"use artifactfs {row[0]} or newer" if row is not None else "use a newer artifactfs"
+    return Format(f"the workspace {workspace} has format {number}; this release reads up to format {FORMAT}: {newer}")
 
 
 def _take_lock(path: Path, workspace: Path) -> int:

@@ -115,7 +115,11 @@ def test_discard_goes_back(cli, staging):
     (staging / "labels.csv").write_text("x")
     (staging / "new").write_text("x")
     finished = cli("discard", cwd=staging)
-    assert (finished.stdout, finished.stderr) == ("", f"{staging} is again bike-dataset:v0\n")
+    assert finished.stdout == ""
+    assert finished.stderr.splitlines() == [
+        f"{staging} is again bike-dataset:v0",
+        "for a day this brings the changes back: artifactfs discard bike-dataset --undo",
+    ]
     assert (staging / "labels.csv").read_text() == "name,label\n"
     assert sorted(path.name for path in staging.iterdir()) == ["images", "labels.csv"]
     assert cli("diff", "bike-dataset").stdout == ""

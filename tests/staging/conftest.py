@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.draft import Draft
+from artifactfs.model.records import VersionRecord
 from artifactfs.repository import Repository
 from tests.staging.driver import Disk
 
@@ -55,3 +56,25 @@ def fresh(repository: Repository, tmp_path: Path) -> Iterator[Disk]:
     disk = Disk(repository, tmp_path / "workspace", "new")
     yield disk
     disk.staging.close()
+
+
+@pytest.fixture
+def put(disk: Disk, tmp_path: Path):
+    """Logs a version beside staging: a path's content, or None where it goes."""
+    other = Disk(disk.repository, tmp_path / "elsewhere")
+
+    def log(**changes: bytes | None) -> VersionRecord:
+        other.staging.follow(other.area, disk.repository.registry.resolve("data", "latest"))
+        for path, content in changes.items():
+            name = path.replace("__", "/").replace("_png", ".png")
+            if content is None:
+                other.unlink(name)
+                continue
+            above = name.rpartition("/")[0]
+            if above and not other.exists(above):
+                other.mkdir(above)
+            other.write(name, content)
+        return other.commit()
+
+    yield log
+    other.staging.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -17,8 +18,10 @@ from artifactfs.errors import Conflict, Format, InvalidInput
 from artifactfs.mount import workspace as module
 from artifactfs.mount.workspace import Workspace
 from artifactfs.repository import Repository
+from tests.staging.conftest import BASE
 from tests.staging.driver import Disk
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 WRITER = Path(__file__).with_name("acknowledged.py")
 
 
@@ -34,10 +37,48 @@ def test_a_second_daemon_is_refused_by_name(tmp_path: Path):
 def test_a_newer_workspace_is_refused(tmp_path: Path):
     Workspace(tmp_path / "w").close()
     with sqlite3.connect(tmp_path / "w/workspace.db") as database:
-        database.execute("UPDATE meta SET value = 2 WHERE key = 'format'")
+        database.execute("UPDATE meta SET value = 3 WHERE key = 'format'")
+        database.execute("UPDATE about SET value = '7.8.9' WHERE key = 'release'")
     database.close()
-    with pytest.raises(Format, match="format 2"):
+    with pytest.raises(Format, match=r"format 3; this release reads up to format 2: use artifactfs 7\.8\.9 or newer"):
         Workspace(tmp_path / "w")
+    with sqlite3.connect(tmp_path / "w/workspace.db") as database:
+        database.execute("DROP TABLE about")
+    database.close()
+    with pytest.raises(Format, match="use a newer artifactfs"):
+        Workspace(tmp_path / "w")
+
+
+def test_a_workspace_of_format_1_goes_on_where_it_was(base: Repository, tmp_path: Path):
+    (tmp_path / "w").mkdir()
+    database = sqlite3.connect(tmp_path / "w/workspace.db")
+    database.executescript((GOLDEN / "workspace-format-1.sql").read_text())
+    database.close()
+    shutil.copytree(GOLDEN / "workspace-format-1-files", tmp_path / "w/files")
+    disk = Disk(base, tmp_path / "w")
+    assert disk.changes() == [
+        ("removed", "README"),
+        ("added", "deep"),
+        ("added", "deep/below"),
+        ("changed", "images/cat.png"),
+        ("removed", "images/raw"),
+        ("removed", "images/raw/one.bin"),
+        ("added", "notes"),
+        ("added", "raw-images"),
+        ("added", "raw-images/one.bin"),
+        ("changed", "scripts/run.sh"),
+    ]
+    assert disk.read("notes") == b"written in format 1\n"
+    assert disk.read("images/cat.png") == b"catDOG" + BASE["images/cat.png"][6:]
+    assert disk.staging.getxattr(disk.at("notes").node, b"user.who") == b"me"
+    changed = disk.tree()
+    disk.staging.discard(disk.area)
+    disk.staging.undo(disk.area)
+    disk.remount()
+    assert disk.tree() == changed
+    assert disk.commit().number == 1
+    assert disk.workspace.execute("SELECT value FROM meta WHERE key = 'format'").fetchone() == (2,)
+    disk.staging.close()
 
 
 def test_another_database_is_refused(tmp_path: Path):
