@@ -30,8 +30,8 @@ def open_registry(
     """The registry in the file with this path, or in the database with this ``postgresql://`` URL.
 
     ``create``: made when it is not there; a database of an older format is then brought to this release's, a file always is.
-    ``seconds`` bounds each wait for other clients; ``keys`` has the keys of encrypted projects. Errors as :class:`SQLRegistry`; InvalidInput without the driver, or for a URL with
-    a password.
+    ``seconds`` bounds each wait for other clients; ``keys`` has the keys of encrypted projects. Errors as :class:`SQLRegistry`;
+    InvalidInput without the driver, or for a URL with a password.
     """
     if not is_database(location):
         return SQLRegistry(location, project=project, create=create, clock=clock, seconds=seconds, keys=keys)
