@@ -93,6 +93,7 @@ def serve_command(
     """
     from artifactfs.directory import SPOOL, STORE
     from artifactfs.placing import Ground, open_stores, open_stores_at
+    from artifactfs.registry.opening import check_database
 
     try:
         from artifactfs.server.app import create_app
@@ -123,6 +124,8 @@ def serve_command(
             "--tls-cert and --tls-key, or listen at 127.0.0.1 behind a proxy that speaks TLS, or accept it with --allow-plain-http"
         )
     require_tokens = require_tokens or not (loopback or allow_unauthenticated)
+    if registry is not None:
+        check_database(registry)
     # First, so that a port that is in use makes no repository.
     with closing(listen(host, port)) as listener, ExitStack() as stack:
         repository = stack.enter_context(context.open(create=True))
@@ -188,16 +191,15 @@ def _registry_of(repository: Repository) -> SQLRegistry:
 def _database(url: str, own: SQLRegistry, context: Context) -> SQLRegistry:
     """The registry in a database, beside which the repository's directory holds packs, or what is on its way to a bucket."""
     from artifactfs.keys import ProjectKeys
-    from artifactfs.registry.opening import check_database, open_registry
+    from artifactfs.registry.opening import open_registry
 
-    if own.packs():
+    if own.pack_totals()[0]:
         raise InvalidInput(
             f"{context.settings.repository} has a registry of its own with versions in it, and two registries cannot share one store; "
             "give --registry with an empty --repository, and bring these there with: artifactfs copy"
         )
     settings = context.settings
-    keys = ProjectKeys(settings.credentials)
-    return open_registry(check_database(url), project=settings.project, create=True, keys=keys)
+    return open_registry(url, project=settings.project, create=True, keys=ProjectKeys(settings.credentials))
 
 
 def _write(line: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import ModuleType
 from typing import Final
 
 from artifactfs.errors import InvalidInput
@@ -35,14 +36,7 @@ def open_registry(
     """
     if not is_database(location):
         return SQLRegistry(location, project=project, create=create, clock=clock, seconds=seconds, keys=keys)
-    try:
-        with Gate(seconds=seconds):  # in a child a module would stay locked that was being imported at the fork
-            from artifactfs.registry.postgresql import PostgresDatabase  # noqa: PLC0415
-    except ImportError as error:
-        raise InvalidInput(
-            f"a registry on PostgreSQL needs packages that are not installed ({error.name}); pip install 'artifactfs[postgres]'"
-        ) from error
-    database = PostgresDatabase(location, create=create, seconds=seconds)
+    database = _driver(seconds).PostgresDatabase(location, create=create, seconds=seconds)
     try:
         return SQLRegistry(database, project=project, clock=clock, keys=keys)
     except BaseException:
@@ -56,7 +50,19 @@ def is_database(location: str) -> bool:
 
 
 def check_database(location: str) -> str:
-    """The URL itself. InvalidInput for what is none."""
+    """The URL itself, asking nobody. InvalidInput for what is none, has a password, or without the driver."""
     if not is_database(location):
         raise InvalidInput("--registry takes the URL of a database: postgresql://USER@HOST:PORT/DATABASE")
+    _driver(BUSY_SECONDS).parameters_of(location)
     return location
+
+
+def _driver(seconds: float) -> ModuleType:
+    try:
+        with Gate(seconds=seconds):  # in a child a module would stay locked that was being imported at the fork
+            from artifactfs.registry import postgresql  # noqa: PLC0415
+    except ImportError as error:
+        raise InvalidInput(
+            f"a registry on PostgreSQL needs packages that are not installed ({error.name}); pip install 'artifactfs[postgres]'"
+        ) from error
+    return postgresql

@@ -161,7 +161,9 @@ def test_another_encoding_than_utf8_is_refused(postgres):
 
 
 def test_without_the_driver_it_is_said_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "artifactfs.registry.postgresql", None)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "artifactfs.registry.postgresql")
+    monkeypatch.delattr("artifactfs.registry.postgresql")
     assert "pip install 'artifactfs[postgres]'" in refused("postgresql://h/a", InvalidInput)
 
 
