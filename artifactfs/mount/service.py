@@ -300,7 +300,21 @@ class Service:
     def _status(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
         del fields, note
         staging = {} if self._staging is None else self._commands.status()
-        return {**self.brief_status(), "staging": [], **staging, "prefetch": self._prefetcher.status()}
+        return {
+            **self.brief_status(),
+            **self._encryption(),
+            "staging": [],
+            **staging,
+            "prefetch": self._prefetcher.status(),
+        }
+
+    def _encryption(self) -> dict[str, Any]:
+        """Which key the project is encrypted with; nothing when it is not, and while nobody can tell."""
+        try:
+            identity = self._repository.registry.key_id() if self._view.outage() is None else ""
+        except ArtifactFSError:
+            return {}
+        return {"encryption": f"key {identity}"} if identity else {}
 
     def _may_unmount(self, fields: Mapping[str, Any], note: Note) -> dict[str, Any]:
         del fields, note
