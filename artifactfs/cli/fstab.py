@@ -16,7 +16,7 @@ from typing import Final
 from artifactfs.errors import InvalidInput
 
 _FLAGS: Final = {"ro": "--read-only", "allow_other": "--allow-other", "share_references": "--share-references"}
-_VALUES: Final = {"pin": "--pin", "binding": "--binding"}
+_VALUES: Final = {"pin": "--pin", "binding": "--binding", "staging_size": "--staging-size"}
 _OF_ALL_COMMANDS: Final = {
     "project": "--project",
     "cache_dir": "--cache-dir",

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -65,6 +66,7 @@ class Both(RuleBasedStateMachine):
         self.handles: list[tuple[int, int, bool]] = []
         self.frozen: Frozen | None = None
         self.frozen_tree: object = None
+        self.discarded: list[Path] = []
         self.version: VersionRecord | None = None
 
     @initialize(empty=st.booleans())
@@ -316,8 +318,25 @@ class Both(RuleBasedStateMachine):
     @precondition(lambda self: self.frozen is None and not any(writable for _, _, writable in self.handles))
     @rule()
     def discard(self) -> None:
+        before = self.disk.staging.discarded("data")
         self.disk.staging.discard(self.disk.area)
+        if self.disk.staging.discarded("data") != before:
+            # As it is, with its hard links.
+            self.discarded.append(self.real.rename(self.top / f"discarded-{len(self.discarded)}"))
+            self.real.mkdir()
         self.rebuild(self.base())
+
+    @precondition(lambda self: self.frozen is None and not any(writable for _, _, writable in self.handles))
+    @rule()
+    def undo(self) -> None:
+        """What was discarded comes back, the latest first, unless there are changes."""
+        if self.disk.changes() or not self.discarded:
+            with pytest.raises(Conflict):
+                self.disk.staging.undo(self.disk.area)
+            return
+        self.disk.staging.undo(self.disk.area)
+        shutil.rmtree(self.real)
+        self.discarded.pop().rename(self.real)
 
     @rule(index=indexes, data=contents)
     def commit_elsewhere(self, index: int, data: bytes) -> None:

@@ -31,7 +31,7 @@ class Disk:
         self.open()
 
     def open(self) -> None:
-        self.workspace = Workspace(self.path)
+        self.workspace = self.make()
         repository = self.repository
         self.staging = Staging(
             self.workspace,
@@ -42,6 +42,9 @@ class Disk:
             gid=os.getgid(),
         )
         self.area = self.staging.area(self.name, repository.registry.resolve(self.name, "latest"))
+
+    def make(self) -> Workspace:
+        return Workspace(self.path)
 
     def kill(self) -> None:
         """What SIGKILL leaves, and a new daemon on it."""

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +18,7 @@ from artifactfs.mount.contract import SET_MTIME, SetAttr
 from tests.staging.conftest import BASE
 from tests.staging.driver import ME, Disk
 
+ROOT = Path(__file__).parents[2]
 DAY = 24 * 3600 * 1_000_000_000
 
 
@@ -304,3 +310,30 @@ def test_an_unlinked_open_file_is_none_of_what_is_put_aside(disk: Disk):
     assert disk.local_files() == 1
     disk.staging.undo(disk.area)
     assert disk.read("new") == b"1"
+
+
+def test_a_kill_at_any_moment_leaves_one_state_or_the_other(disk: Disk):
+    before = disk.tree()
+    change(disk)
+    for number in range(150):
+        disk.write(f"made/{number}", b"%d" % number)
+    changed = disk.tree()
+    disk.staging.close()
+    local = disk.local_files()
+    moments = random.Random(7)
+    words = [sys.executable, "-m", "tests.staging.discarding", disk.repository.location, disk.path]
+    for _ in range(6):
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            time.sleep(moments.random() / 4)
+            process.kill()
+        disk.open()
+        found = disk.tree()
+        assert found in (before, changed)
+        if found == before:
+            disk.staging.undo(disk.area)
+        assert disk.tree() == changed
+        assert disk.local_files() == local
+        disk.staging.close()
+    disk.open()
