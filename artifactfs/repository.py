@@ -158,7 +158,8 @@ class Repository:
         with Gate(seconds=seconds):
             from artifactfs.content.cache import Cache  # noqa: PLC0415
             from artifactfs.content.fetch import FetchedSource  # noqa: PLC0415
-            from artifactfs.remote.client import Connection  # noqa: PLC0415
+            from artifactfs.remote.client import CONNECT_SECONDS, Connection  # noqa: PLC0415
+            from artifactfs.remote.direct import Direct  # noqa: PLC0415
             from artifactfs.remote.nodes import RemoteNodes  # noqa: PLC0415
             from artifactfs.remote.registry import RemoteRegistry  # noqa: PLC0415
             from artifactfs.remote.store import RemoteStore  # noqa: PLC0415
@@ -169,9 +170,10 @@ class Repository:
         except BaseException:
             kept.close()
             raise
-        registry = RemoteRegistry(connection, project=project, memory=kept)
-        store = RemoteStore(connection, project, spool=cache.directory)
-        source = FetchedSource(store, registry, RemoteNodes(connection, project), kept, seconds=seconds)
+        direct = Direct(connection, project, credentials, connect=CONNECT_SECONDS)
+        registry = RemoteRegistry(connection, project=project, memory=kept, direct=direct)
+        store = RemoteStore(connection, project, spool=cache.directory, direct=direct)
+        source = FetchedSource(store, registry, RemoteNodes(connection, project, direct), kept, seconds=seconds)
         return cls(
             connection.url,
             registry=registry,

@@ -51,6 +51,15 @@ if TYPE_CHECKING:
     "--store-moved", is_flag=True, help="The packs were copied to --store (`local`: to the directory) on purpose."
 )
 @click.option(
+    "--signed-url-seconds",
+    type=click.IntRange(1, 604_800),
+    default=900,
+    show_default=True,
+    metavar="SECONDS",
+    help="Life of the URLs by which clients read from the bucket.",
+)
+@click.option("--no-signed-urls", is_flag=True, help="Clients read through this server, not from the bucket.")
+@click.option(
     "--graceful",
     type=click.IntRange(0, 3600),
     default=30,
@@ -73,6 +82,8 @@ def serve_command(
     allow_plain_http: bool,
     store_url: str | None,
     store_moved: bool,
+    signed_url_seconds: int,
+    no_signed_urls: bool,
     graceful: int,
     no_access_log: bool,
 ) -> None:
@@ -172,6 +183,7 @@ def serve_command(
                 stores,
                 log=log,
                 require_tokens=require_tokens,
+                signed=None if no_signed_urls else signed_url_seconds,
                 hosts={"localhost", host} if loopback and not allow_unauthenticated else None,
             )
             Serving(app, listener, graceful=graceful, certificate=certificate).run(tell)

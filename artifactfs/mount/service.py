@@ -21,7 +21,7 @@ import msgspec
 
 from artifactfs import __version__
 from artifactfs.credentials import NONE, Credentials
-from artifactfs.errors import Conflict, InvalidInput, NotFound
+from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput, NotFound
 from artifactfs.model.names import Address, is_run
 from artifactfs.mount.areas import Invalidation
 from artifactfs.mount.attach import MountOptions

@@ -67,6 +67,17 @@ async def objects(
     return await call.fetch(page)
 
 
+@operation("POST", "/objects/sign", takes=wire.Keys, gives=wire.SignedUrls, role=READ)
+async def sign(call: ProjectCall) -> Response:
+    """URLs by which these objects can be read straight from the object store for a while; none where nothing is signed."""
+    keys = (await call.message(wire.Keys)).keys
+    if len(keys) > wire.SIGNED:
+        raise InvalidInput(f"{len(keys)} keys are too many for one question; ask for {wire.SIGNED} at a time")
+    for key in keys:
+        check_key(key)
+    return await call.read(lambda _: call.service.signing.urls(call.project, keys))
+
+
 @operation(
     "HEAD",
     "/objects/{key:path}",

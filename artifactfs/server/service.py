@@ -25,6 +25,7 @@ from artifactfs.server.blocks import PackBlocks, Readable
 from artifactfs.server.changes import Changes
 from artifactfs.server.log import Log
 from artifactfs.server.metrics import Metrics
+from artifactfs.server.signing import Signing
 from artifactfs.server.threads import Threads
 
 PROJECTS: Final = 1000
@@ -47,13 +48,17 @@ WRITERS: Final = 4
 
 
 class Service:
-    """An open repository, as it is served. ``registry`` is any project's; ``log`` gets a line for each request."""
+    """An open repository, as it is served. ``registry`` is any project's; ``log`` gets a line for each request.
 
-    def __init__(self, registry: SQLRegistry, stores: Stores, *, log: Log) -> None:
+    ``signed``: seconds that signed URLs live; None: none are given.
+    """
+
+    def __init__(self, registry: SQLRegistry, stores: Stores, *, log: Log, signed: float | None) -> None:
         self._registry_of = lru_cache(PROJECTS)(registry.of_project)
         self.own = registry
         self.stores = stores
         self.log = log
+        self.signing = Signing(stores, signed)
         self.reading = Threads("reading", READERS)
         self.writing = Threads("writing", WRITERS)
         # Unpacking and hashing: more threads than processors would only take turns.
