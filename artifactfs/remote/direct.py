@@ -145,7 +145,7 @@ class Direct:
         self._rest = REST_SECONDS
 
     def broke(self, key: str, broken: Broken, *, again: bool) -> None:
-        """The body of an answer broke. ``again``: right after the last one, without anything in between."""
+        """The body of an answer broke. ``again``: not much came since the last one."""
         self._transport.forget_idle()
         if again or broken.silent:
             with self._lock:
@@ -223,7 +223,7 @@ class Direct:
             self._take(keys[:SIGNED], answer.urls, answer.seconds)
             with self._lock:
                 signed = self._signed.get(key)
-            return signed.url if signed is not None and signed.url != ended else None
+            return signed.url if signed is not None else None
 
     def _take(self, keys: Sequence[str], urls: Sequence[str], seconds: float) -> None:
         until = time.monotonic() + seconds - min(5.0, MARGIN * seconds)

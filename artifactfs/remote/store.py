@@ -180,7 +180,8 @@ class _Range:
         self._connection = connection
         self._direct = direct
         self._straight = False  # the response is the object store's
-        self._failed = False  # it broke without a byte since it broke last
+        self._breaks = 0  # of the object store's responses, without much in between
+        self._came = 0  # bytes since the last of them
         self._path = path
         self._key = key
         self._position = position  # of the next byte
@@ -204,8 +205,7 @@ class _Range:
             missing -= len(data)
             self._left -= len(data)
             self._position += len(data)
-            if data:
-                self._failed = False
+            self._came += len(data)
             if len(data) == length:
                 return data
             pieces.append(data)
@@ -216,8 +216,9 @@ class _Range:
                 if direct is None:
                     self._connection.broke(trial, broken)
                 else:
-                    direct.broke(self._key, broken, again=self._failed)
-                    self._failed = True
+                    self._breaks = self._breaks + 1 if self._came < BLOCK else 1
+                    self._came = 0
+                    direct.broke(self._key, broken, again=self._breaks > 1)
             elif not self._left:
                 self.close()
         return b"".join(pieces)

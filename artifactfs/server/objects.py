@@ -75,7 +75,7 @@ async def sign(call: ProjectCall) -> Response:
         raise InvalidInput(f"{len(keys)} keys are too many for one question; ask for {wire.SIGNED} at a time")
     for key in keys:
         check_key(key)
-    return await call.read(lambda _: call.service.signing.urls(call.project, keys))
+    return await call.read(lambda _: call.service.signing.urls(call.project, keys, anew=True))
 
 
 @operation(

@@ -31,14 +31,14 @@ class Signing:
         self._seconds = seconds
         self._given: Recent[tuple[str, float]] = Recent(REMEMBERED)  # with the end of its life (monotonic)
 
-    def urls(self, project: str, keys: Sequence[str]) -> SignedUrls:
-        """URLs of these objects, at most SIGNED, there or not; none where nothing is signed."""
+    def urls(self, project: str, keys: Sequence[str], *, anew: bool = False) -> SignedUrls:
+        """URLs of these objects, at most SIGNED, there or not; none where nothing is signed. ``anew``: none that was given before."""
         seconds, store = self._seconds, self._stores.of_project(project)
         if seconds is None or not store.signs or not keys:
             return SignedUrls([], 0.0)
         now = time.monotonic()
         names = [f"{project}/{key}".encode() for key in keys]
-        given = [self._given.get(name) for name in names]
+        given = [None if anew else self._given.get(name) for name in names]
         fresh = [url is None or url[1] - now < seconds / 2 for url in given]
         new = iter(store.sign([key for key, asked in zip(keys, fresh, strict=True) if asked], seconds=seconds))
         found = [

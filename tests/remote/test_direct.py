@@ -16,7 +16,6 @@ import pytest
 
 from artifactfs.content.cache import CacheSettings
 from artifactfs.content.pack import pack_key
-from artifactfs.content.recent import Recent
 from artifactfs.content.stores import ObjectStores
 from artifactfs.credentials import Credentials
 from artifactfs.draft import Draft
@@ -239,14 +238,13 @@ def test_a_long_read_goes_on_when_its_url_ends_meanwhile(team):
     old: set[str] = set()
 
     def ends(exchange: Exchange) -> None:
-        """A URL is good for the beginning of one answer."""
+        """The first URL is good for the beginning of one answer."""
         signature = parse_qs(urlsplit(exchange.path).query)["X-Amz-Signature"][0]
-        if signature in old or len(old) == 3:
+        if old:
             (answering(403) if signature in old else relay)(exchange)
             return
         old.add(signature)
         time.sleep(1.1)  # what is signed from now on is another URL
-        team.served.service.signing._given = Recent(10)
         cut_response(300_000)(exchange)
 
     with team.client() as client, team.far.fault(ends, SIGNED):
@@ -323,8 +321,8 @@ def test_what_the_object_store_does_not_give_comes_through_the_server(team, act)
 def test_a_bucket_out_of_reach_is_left_alone_for_a_while(team, monkeypatch):
     urls = team.served.service.signing.urls
 
-    def elsewhere(project: str, keys: list[str]) -> wire.SignedUrls:
-        found = urls(project, keys)
+    def elsewhere(project: str, keys: list[str], **options: bool) -> wire.SignedUrls:
+        found = urls(project, keys, **options)
         return wire.SignedUrls([url.replace(f":{team.far.port}/", ":1/") for url in found.urls], found.seconds)
 
     monkeypatch.setattr(team.served.service.signing, "urls", elsewhere)
