@@ -379,7 +379,7 @@ def _take_lock(path: Path, workspace: Path) -> int:
         owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
         raise Conflict(
-            f"the workspace {workspace} is in use by the mount with process id {owner}; unmount that one first"
+            f"the workspace {workspace} is in use by the mount, or the command, with process id {owner}; end that one first"
         ) from None
     except OSError:
         os.close(descriptor)
