@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -37,6 +38,7 @@ from artifactfs.forks import Gate
 from artifactfs.model.digest import TREE, format_digest
 from artifactfs.model.names import LATEST, Address, check_name, parse_version
 from artifactfs.model.records import CommitRequest, CommitResult, VersionRecord
+from artifactfs.model.retention import Tombstone
 from artifactfs.model.tree import Entry, FileEntry, Found, RefEntry, Trees, TreeSummary
 from artifactfs.registry.contract import Registry
 from artifactfs.registry.sql import SQLRegistry
@@ -280,11 +282,38 @@ class Repository:
             number = parse_version(selector)
             version = self.registry.resolve(name, selector) if number is None else self.registry.version(name, number)
         if version is None:
-            raise self._missing(address)
+            return self._by_present_name(address)
         return version
+
+    def _by_present_name(self, address: Address) -> VersionRecord:
+        """The version that an address meant when its artifact had another name. NotFound says what is there instead."""
+        renamed = None
+        if not self.registry.versions(address.name):
+            with suppress(ArtifactFSError):  # a server that cannot be asked now, or does not know of it
+                renamed = self.registry.retention.former_names().get(address.name)
+        if renamed is None:
+            raise self._missing(address)
+        return self.resolve(msgspec.structs.replace(address, name=renamed))
+
+    def tombstone(self, address: Address) -> Tombstone | None:
+        """What is known of the version of this number, when it was deleted; None for any other address, and offline."""
+        number = parse_version(address.selector or "")
+        if number is None:
+            return None
+        with suppress(ArtifactFSError):
+            name = self.registry.retention.former_names().get(address.name, address.name)
+            return self.registry.retention.tombstone(name, number)
+        return None
 
     def _missing(self, address: Address) -> NotFound:
         name = address.name
+        gone = self.tombstone(address)
+        if gone is not None:
+            day = datetime.fromtimestamp(gone.deleted / 1e9, UTC).strftime("%Y-%m-%d %H:%M UTC")
+            return NotFound(
+                f"{gone.name} was deleted at {day} by {gone.deleted_by or 'somebody'}; "
+                f"`artifactfs show {gone.name}` tells what is known of it"
+            )
         versions = self.registry.versions(name)
         if not versions:
             names = [artifact.name for artifact in self.registry.artifacts()]

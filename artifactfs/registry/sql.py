@@ -24,11 +24,13 @@ from artifactfs.model.lineage import Links, NewRun, RunRecord
 from artifactfs.model.names import LATEST, check_name, check_run, is_run
 from artifactfs.model.query import Query
 from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, Location, PackRow, VersionRecord
-from artifactfs.registry import checks, drafts, edits, search, sessions, versions
+from artifactfs.model.retention import Permissions
+from artifactfs.registry import checks, drafts, edits, quotas, search, sessions, versions
 from artifactfs.registry import commit as commits
 from artifactfs.registry import runs as lineage
 from artifactfs.registry.chunks import ChunkIndex, check_pack
 from artifactfs.registry.consistency import breaches
+from artifactfs.registry.retention import SQLRetention
 from artifactfs.registry.schema import project
 from artifactfs.registry.sqlite import BUSY_SECONDS, SQLiteDatabase
 from artifactfs.registry.tokens import TokenTable
@@ -44,6 +46,7 @@ _RAISE_REVISION: Final = (
     .where(project.c.id == bindparam("of"))
     .values(revision=case((project.c.revision >= bindparam("now"), project.c.revision + 1), else_=bindparam("now")))
 )
+_PROJECTS: Final = select(project.c.name)
 _NO_PROJECT: Final = 0  # identifiers begin at 1
 
 
@@ -85,6 +88,16 @@ class SQLRegistry:
     def tokens(self) -> TokenTable:
         """Who may do what, for all projects of this database."""
         return TokenTable(self._database, self._now)
+
+    @property
+    def retention(self) -> SQLRetention:
+        """What may be deleted, what was, and how much there may be."""
+        return SQLRetention(self._name, self._database, self._reading, self._writing, self._raise_revision, self._now)
+
+    def project_names(self) -> list[str]:
+        """Every project of this database, sorted."""
+        with self._database.reading() as connection:
+            return sorted(connection.execute(_PROJECTS).scalars())
 
     def of_project(self, name: str) -> SQLRegistry:
         """The registry of another project of this database, on the same connections: closing one closes all. Costs nothing."""
@@ -178,12 +191,14 @@ class SQLRegistry:
     def add_packs(self, packs: Iterable[PackRow], *, session: int | None = None) -> None:
         """Record packs that are durable in the Store, all or none; durable with the next commit.
 
-        InvalidInput for a chunk outside of its pack, Conflict when the session has ended.
+        InvalidInput for a chunk outside of its pack, Conflict when the session has ended, NoSpace when the project may take no more.
         """
         rows = [check_pack(row) for row in packs]  # before the lock: the caller's iterator may be slow
         with self._writing(durable=False) as (connection, number):
             sessions.require_session(connection, number, session, now=self._now())
+            before = quotas.stored_before(connection, number)
             self._chunks.add(connection, number, rows)
+            quotas.require_stored(connection, number, before)
 
     def packs(self) -> list[tuple[str, int]]:
         """Every pack of the project, sorted by digest: digest and size in bytes."""
@@ -202,23 +217,23 @@ class SQLRegistry:
             self._raise_revision(connection, number, changed=changed)
             return result
 
-    def move_aliases(self, name: str, number: int, aliases: Sequence[str]) -> VersionRecord:
-        """Point aliases at a version. `latest` too, when asked. NotFound without such a version."""
+    def move_aliases(self, name: str, number: int, aliases: Sequence[str], *, protected: bool = False) -> VersionRecord:
+        """Point aliases at a version. `latest` too, when asked. NotFound without such a version, Conflict for protected ones."""
         check_name(name)
         checked = checks.check_aliases(aliases)
         with self._writing(durable=True) as (connection, of):
-            record, changed = edits.move_aliases(connection, of, name, number, checked)
+            record, changed = edits.move_aliases(connection, of, name, number, checked, protected=protected)
             self._raise_revision(connection, of, changed=changed)
             return record
 
-    def remove_aliases(self, name: str, aliases: Sequence[str]) -> None:
+    def remove_aliases(self, name: str, aliases: Sequence[str], *, protected: bool = False) -> None:
         """Remove aliases, all or none. NotFound names those that are not there; `latest` cannot be removed (Conflict)."""
         check_name(name)
         checked = checks.check_aliases(aliases)
         if LATEST in checked:
             raise Conflict(f"the alias {LATEST} of {name} cannot be removed; `artifactfs alias add` moves it")
         with self._writing(durable=True) as (connection, of):
-            changed = edits.remove_aliases(connection, of, name, checked)
+            changed = edits.remove_aliases(connection, of, name, checked, protected=protected)
             self._raise_revision(connection, of, changed=changed)
 
     def edit(
@@ -229,26 +244,29 @@ class SQLRegistry:
         description: str | None = None,
         metadata: dict[str, Any] | None = None,
         tags: Sequence[str] | None = None,
+        add_tags: Sequence[str] = (),
+        remove_tags: Sequence[str] = (),
     ) -> VersionRecord:
         """Replace description, metadata or tags of a version (None leaves as is). NotFound without such a version."""
         check_name(name)
         words = checks.check_description(description)
         values = checks.check_json(metadata)
-        labels = None if tags is None else checks.check_tags(tags)
+        labels = edits.Labels(
+            None if tags is None else checks.check_tags(tags),
+            checks.check_tags(add_tags),
+            checks.check_tags(remove_tags),
+        )
         with self._writing(durable=True) as (connection, of):
             now = self._now()
             record, changed = edits.edit(
-                connection, of, name, number, description=words, metadata=values, tags=labels, now=now
+                connection, of, name, number, description=words, metadata=values, labels=labels, now=now
             )
             self._raise_revision(connection, of, changed=changed)
             return record
 
     def delete(self, name: str, number: int, *, delete_aliases: bool = False) -> None:
         """Delete a version; `latest` then names the highest number left. Conflict names its aliases, unless they may go too."""
-        check_name(name)
-        with self._writing(durable=True) as (connection, of):
-            edits.delete_version(connection, of, name, number, delete_aliases=delete_aliases, now=self._now())
-            self._raise_revision(connection, of, changed=True)
+        self.retention.delete(name, [number], permissions=Permissions(aliases=delete_aliases))
 
     # -- drafts that several processes fill ------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from artifactfs import __version__
 from artifactfs.content.local import LocalStore
 from artifactfs.errors import ArtifactFSError, InvalidInput, NotFound
 from artifactfs.registry.sql import SQLRegistry
-from artifactfs.server import content, objects, operations, runs, tokens, versions
+from artifactfs.server import content, objects, operations, retention, runs, tokens, versions
 from artifactfs.server.access import Access
 from artifactfs.server.document import add_routes, complete
 from artifactfs.server.edge import Edge
@@ -34,6 +34,7 @@ _MODULES: Final = (
     content.operation,
     objects.operation,
     tokens.operation,
+    retention.operation,
 )
 _ABOUT: Final = (
     "The Store and Registry contracts of a repository over HTTP. Messages are msgpack or JSON, as Content-Type and Accept say; "
