@@ -124,3 +124,24 @@ def _reason(aliases: Sequence[str], protected: set[str], purposes: list[str], pe
     if purposes and not permissions.in_use:
         return f"in use: {', '.join(purposes)} (--in-use)"
     return ""
+
+
+STEP: Final = 200
+"""Versions that :func:`apply_rules` deletes in one step: each is a transaction of some milliseconds."""
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What a step of applying rules did. ``more``: there is something left to delete now."""
+
+    deleted: list[Tombstone]
+    more: bool
+
+
+def apply_rules(registry: Registry, *, now: int, by: str, most: int = STEP) -> Applied:
+    """Delete what the kept rules of a project say, ``most`` versions at most."""
+    rules = registry.retention.rules()
+    if not rules:
+        return Applied([], more=False)
+    found = plan(registry, rules, now=now).gone
+    outcomes = carry_out(registry, found[:most], by=by)
+    return Applied([each for each in outcomes if isinstance(each, Tombstone)], more=len(found) > most)

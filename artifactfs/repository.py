@@ -33,12 +33,21 @@ from artifactfs.content.store import Store
 from artifactfs.content.stored import StoredSource
 from artifactfs.content.writer import ContentWriter
 from artifactfs.credentials import NONE, Credentials
-from artifactfs.errors import ArtifactFSError, Conflict, Format, InvalidInput, NotFound, Unavailable, translate_os
+from artifactfs.errors import (
+    ArtifactFSError,
+    Conflict,
+    Format,
+    InvalidInput,
+    NoSpace,
+    NotFound,
+    Unavailable,
+    translate_os,
+)
 from artifactfs.forks import Gate
 from artifactfs.model.digest import TREE, format_digest
 from artifactfs.model.names import LATEST, Address, check_name, parse_version
 from artifactfs.model.records import CommitRequest, CommitResult, VersionRecord
-from artifactfs.model.retention import Tombstone
+from artifactfs.model.retention import Tombstone, Usage, full, over_quota
 from artifactfs.model.tree import Entry, FileEntry, Found, RefEntry, Trees, TreeSummary
 from artifactfs.registry.contract import Registry
 from artifactfs.registry.sql import SQLRegistry
@@ -408,14 +417,18 @@ class Repository:
 
         ``lasting``: seconds that it protects what was stored after a block that did not raise.
         """
-        session = self.registry.open_session(kind, seconds=SESSION_SECONDS)
+        begun = self.registry.begin(kind, seconds=SESSION_SECONDS)
+        session = begun.session
         stop = Event()
         beat = Thread(target=self._heartbeat, args=(session, stop), name="session-heartbeat", daemon=True)
         beat.start()
-        writer = ContentWriter(self.store, self.registry, session=session)
+        room = Room(self.project, begun.usage) if begun.usage is not None else None
+        writer = ContentWriter(
+            self.store, self.registry, session=session, admit=room.stored if room is not None else None
+        )
         stored = False
         try:
-            yield Writing(self.registry, writer, session)
+            yield Writing(self.registry, writer, session, room)
             writer.close()
             stored = True
         finally:
@@ -447,11 +460,35 @@ class Progress(msgspec.Struct, frozen=True):
     bytes_stored: int
 
 
+class Room:
+    """What a project with a quota may still take, as it was when its session was opened; the registry looks again."""
+
+    def __init__(self, project: str, usage: Usage) -> None:
+        self._project = project
+        self._usage = usage
+
+    def stored(self, size: int) -> None:
+        """NoSpace, with the numbers, when so many stored bytes are too many."""
+        self._refuse(over_quota(self._usage, stored=size))
+
+    def logical(self, size: int, *, new: Callable[[], bool]) -> None:
+        """NoSpace when a version of this size is too much. ``new``, asked only then: whether there is none with its contents yet."""
+        words = over_quota(self._usage, logical=size)
+        if words is not None and new():
+            self._refuse(words)
+
+    def _refuse(self, words: str | None) -> None:
+        if words is not None:
+            raise NoSpace(full(self._project, words))
+
+
 class Writing:
     """What a commit works with: a content writer under a Session, then one transaction."""
 
-    def __init__(self, registry: Registry, writer: ContentWriter, session: int) -> None:
+    def __init__(self, registry: Registry, writer: ContentWriter, session: int, room: Room | None = None) -> None:
         self.writer = writer
+        self.room = room
+        """What the project may still take; None: any number of bytes."""
         self._registry = registry
         self._session = session
 

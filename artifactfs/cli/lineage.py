@@ -97,7 +97,8 @@ def _show_run(context: Context, wanted: str, *, as_json: bool) -> None:
         run = _find_run(repository.registry, wanted)
         links = repository.registry.links(runs=[run.id])
     names = {version.id: version.name for version in links.versions}
-    names |= {gone.id: f"{gone.name} (deleted)" for gone in links.deleted}
+    names |= {gone.id: gone.name for gone in links.deleted}
+    deleted = {gone.name for gone in links.deleted}
     used, made = (
         [names.get(link.version) for link in links.links if link.output is output] for output in (False, True)
     )
@@ -116,17 +117,17 @@ def _show_run(context: Context, wanted: str, *, as_json: bool) -> None:
         ("host", run.host),
         ("commit", run.commit_hash),
         ("command", shlex.join(run.command)),
-        *_lines("inputs", used),
-        *_lines("outputs", made),
+        *_lines("inputs", used, deleted),
+        *_lines("outputs", made, deleted),
     ):
         printing.line(f"{label:<10}{printing.shown(text)}".rstrip())
     printing.line("config")
     printing.values(run.config)
 
 
-def _lines(label: str, names: Sequence[str | None]) -> list[tuple[str, str]]:
+def _lines(label: str, names: Sequence[str | None], deleted: set[str]) -> list[tuple[str, str]]:
     """A version a line, the first behind the label."""
-    shown = [name or "a deleted version" for name in names] or ["none"]
+    shown = [f"{name} (deleted)" if name in deleted else name or "a deleted version" for name in names] or ["none"]
     return [(label if number == 0 else "", name) for number, name in enumerate(shown)]
 
 

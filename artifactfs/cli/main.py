@@ -36,6 +36,8 @@ COMMANDS: Final = (
     ("Lineage", "lineage", ("runs", "lineage")),
     ("Labels", "labels", ("alias", "tag", "edit")),
     ("Upkeep", "removal", ("delete", "prune", "rename")),
+    ("Upkeep", "retention", ("retention", "quota")),
+    ("Upkeep", "stats", ("stats",)),
     ("Sharing", "transfer", ("copy",)),
     ("Server", "serving", ("serve",)),
     ("Server", "tokens", ("token",)),

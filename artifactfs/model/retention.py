@@ -90,6 +90,13 @@ class Usage(msgspec.Struct, frozen=True):
     quota_logical: int | None = None
 
 
+class Begun(msgspec.Struct, frozen=True):
+    """A session that was opened; where the project has a quota, what it takes, so that a writer is refused before it sends."""
+
+    session: int
+    usage: Usage | None = None
+
+
 def over_quota(usage: Usage, *, stored: int = 0, logical: int = 0) -> str | None:
     """Why so many more bytes are too many, with the numbers; None when they are not."""
     for more, used, quota, what in (
@@ -99,3 +106,8 @@ def over_quota(usage: Usage, *, stored: int = 0, logical: int = 0) -> str | None
         if quota is not None and more and used + more > quota:
             return f"its quota is {quota:,} bytes {what}, {used:,} are used, and this takes {more:,} more"
     return None
+
+
+def full(called: str, words: str) -> str:
+    """The message for a project that may take no more."""
+    return f"the project {called} is full: {words}; delete versions (`artifactfs stats` says what takes the space), or raise it"

@@ -104,11 +104,24 @@ class Areas:
 
     def is_dirty(self, area: Area) -> bool:
         """Whether anything differs from the base. A name that came and went does not count."""
+        return self._may_differ(area) and next(self.changes(area), None) is not None
+
+    def _may_differ(self, area: Area) -> bool:
+        """Whether anything may differ from the base: one look at a table."""
         with self._workspace.lock:
-            marked = self._workspace.execute(
-                "SELECT 1 FROM link WHERE parent = ? AND changed <> 0 LIMIT 1", (area.root,)
-            ).fetchone()
-        return marked is not None and next(self.changes(area), None) is not None
+            statement = "SELECT 1 FROM link WHERE parent = ? AND changed <> 0 LIMIT 1"
+            return self._workspace.execute(statement, (area.root,)).fetchone() is not None
+
+    def based(self) -> list[tuple[str, int]]:
+        """Areas that may have changes, or were told what to begin with, with the number of the version that they are based on."""
+        with self._workspace.lock:
+            return [
+                (area.name, area.base_number)
+                for area in self._inodes.areas.values()
+                if area.base_number is not None
+                and area.base_digest is not None
+                and (not area.following or self._may_differ(area))
+            ]
 
     def changes(self, area: Area) -> Iterator[Change]:
         """What differs from the base, in order of path. A file with local bytes has the digest ``b""`` and counts as changed."""

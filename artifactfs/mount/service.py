@@ -31,6 +31,7 @@ from artifactfs.mount.commit import commit_area, settle_all
 from artifactfs.mount.contract import Notifier
 from artifactfs.mount.control import ControlServer, Handler, Note
 from artifactfs.mount.inodes import Area
+from artifactfs.mount.keeping import Keeper
 from artifactfs.mount.prefetch import Prefetcher
 from artifactfs.mount.sources import Sources
 from artifactfs.mount.staging import Staging
@@ -143,6 +144,13 @@ class Service:
                 sources=self._sources,
                 witness=self._witness,
             )
+            self._keeper = Keeper(
+                self._repository.registry,
+                self._staging.based if self._staging is not None else list,
+                self._plan.pins,
+                mountpoint=self._plan.mountpoint,
+                workspace=Path(self._plan.workspace),
+            )
             self._prefetcher = Prefetcher(self._repository, self._sources, self._view.files_at, self._view.listen)
             self._binding = self._bind()
             self._view.notifier = self._binding
@@ -162,6 +170,8 @@ class Service:
         self._view.start()
         self._resources.callback(self._view.stop)
         self._resources.callback(self._prefetcher.close)
+        self._keeper.start()
+        self._resources.callback(self._keeper.close)
         self._control = ControlServer(Path(self._plan.workspace), self._handlers())
         self._control.start()
 

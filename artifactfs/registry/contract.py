@@ -23,7 +23,16 @@ from artifactfs.model.records import (
     PackRow,
     VersionRecord,
 )
-from artifactfs.model.retention import EVERY, NOTHING_MORE, Permissions, Protection, RetentionRule, Tombstone, Usage
+from artifactfs.model.retention import (
+    EVERY,
+    NOTHING_MORE,
+    Begun,
+    Permissions,
+    Protection,
+    RetentionRule,
+    Tombstone,
+    Usage,
+)
 
 
 class Tokens(Protocol):
@@ -292,6 +301,9 @@ class Registry(Protocol):
 
     def open_session(self, kind: str, *, seconds: float) -> int:
         """Register a writer or reader that lives for ``seconds`` unless renewed; returns its id."""
+
+    def begin(self, kind: str, *, seconds: float) -> Begun:
+        """As :meth:`open_session`, and what the project takes, where it may not take any number of bytes."""
 
     def renew_session(self, session: int, *, seconds: float) -> None:
         """Prolong a session. Conflict when it has expired or was closed."""

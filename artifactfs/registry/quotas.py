@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from artifactfs.errors import InvalidInput, NoSpace
-from artifactfs.model.retention import Usage, over_quota
+from artifactfs.model.retention import Usage, full, over_quota
 from artifactfs.registry.checks import LARGEST
 from artifactfs.registry.schema import artifact, pack, project, version
 
@@ -75,11 +75,6 @@ def _refuse(connection: Connection, of: int, *, before: int | None = None, store
         found = Usage(before, found.logical, found.artifacts, found.versions, found.quota_stored, found.quota_logical)
     if words := over_quota(found, stored=stored, logical=logical):
         raise NoSpace(full(connection.execute(_NAME, {"of": of}).scalar_one(), words))
-
-
-def full(called: str, words: str) -> str:
-    """The message for a project that may take no more."""
-    return f"the project {called} is full: {words}; delete versions (`artifactfs stats` says what takes the space), or raise it"
 
 
 def _stored(connection: Connection, of: int) -> int:

@@ -24,7 +24,7 @@ from artifactfs.model.lineage import Links, NewRun, RunRecord
 from artifactfs.model.names import LATEST, check_name, check_run, is_run
 from artifactfs.model.query import Query
 from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, Location, PackRow, VersionRecord
-from artifactfs.model.retention import Permissions
+from artifactfs.model.retention import Begun, Permissions
 from artifactfs.registry import checks, drafts, edits, quotas, search, sessions, versions
 from artifactfs.registry import commit as commits
 from artifactfs.registry import runs as lineage
@@ -353,10 +353,16 @@ class SQLRegistry:
 
     def open_session(self, kind: str, *, seconds: float) -> int:
         """Register a writer or reader that lives for ``seconds`` unless renewed; returns its id."""
+        return self.begin(kind, seconds=seconds).session
+
+    def begin(self, kind: str, *, seconds: float) -> Begun:
+        """As :meth:`open_session`, and what the project takes, where it may not take any number of bytes."""
         lifetime = sessions.lifetime(seconds)
         with self._writing(durable=False) as (connection, number):
             now = self._now()
-            return sessions.open_session(connection, number, kind, now=now, expires=now + lifetime)
+            session = sessions.open_session(connection, number, kind, now=now, expires=now + lifetime)
+            bounded = quotas.quotas(connection, number) != (None, None)
+            return Begun(session, quotas.usage(connection, number) if bounded else None)
 
     def renew_session(self, session: int, *, seconds: float) -> None:
         """Prolong a session. Conflict when it has expired or was closed."""

@@ -25,7 +25,7 @@ from artifactfs.model.lineage import Link, Links, NewRun, RunRecord
 from artifactfs.model.names import check_alias, check_config, check_metadata, check_name, check_run, is_run
 from artifactfs.model.query import Query
 from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, Location, PackRow, VersionRecord
-from artifactfs.model.retention import Tombstone
+from artifactfs.model.retention import Begun, Tombstone
 from artifactfs.remote import wire
 from artifactfs.remote.answers import Answer, Answers, Memory
 from artifactfs.remote.client import Connection, Reply, query, segment
@@ -525,7 +525,12 @@ class RemoteRegistry:
 
     def open_session(self, kind: str, *, seconds: float) -> int:
         """Register a writer or reader that lives for ``seconds`` unless renewed; returns its id."""
-        return self._call(wire.Session, "POST", "sessions", wire.NewSession(kind, seconds)).session
+        return self.begin(kind, seconds=seconds).session
+
+    def begin(self, kind: str, *, seconds: float) -> Begun:
+        """As :meth:`open_session`, and what the project takes, where it may not take any number of bytes."""
+        found = self._call(wire.Session, "POST", "sessions", wire.NewSession(kind, seconds))
+        return Begun(found.session, found.usage)
 
     def renew_session(self, session: int, *, seconds: float) -> None:
         """Prolong a session. Conflict when it has expired or was closed."""

@@ -18,7 +18,7 @@ from artifactfs.errors import ArtifactFSError, Format, InvalidInput
 from artifactfs.model.access import TokenRecord
 from artifactfs.model.lineage import Link, RunRecord
 from artifactfs.model.records import ArtifactRecord, Location, PackRow, VersionRecord
-from artifactfs.model.retention import EVERY, NOTHING_MORE, Permissions, Protection, RetentionRule, Tombstone
+from artifactfs.model.retention import EVERY, NOTHING_MORE, Permissions, Protection, RetentionRule, Tombstone, Usage
 
 PROTOCOL: Final = 2
 """What this release speaks. 2 added runs, lineage, tags, search and deletion."""
@@ -316,9 +316,10 @@ class SessionLife(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A session's id."""
+    """A session's id; where the project has a quota, what it takes."""
 
     session: int
+    usage: Usage | None = None
 
 
 class Damages(msgspec.Struct, frozen=True):

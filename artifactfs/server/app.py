@@ -49,15 +49,18 @@ def create_app(
     log: Log,
     require_tokens: bool = False,
     hosts: Collection[str] | None = None,
+    upkeep_seconds: float = 0.0,
 ) -> FastAPI:
     """The application that serves a repository; ``registry`` is any project's. Both stay the caller's to close.
 
-    ``require_tokens``, ``hosts``: as in :class:`~artifactfs.server.access.Access`.
+    ``require_tokens``, ``hosts``: as in :class:`~artifactfs.server.access.Access`. ``upkeep_seconds``: how often retention rules are
+    applied; 0: never.
     """
-    service = Service(registry, store, log=log)
+    service = Service(registry, store, log=log, upkeep_seconds=upkeep_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.upkeep.start()
         yield
         service.end()
         service.close()

@@ -20,6 +20,7 @@ from artifactfs.server.changes import Changes
 from artifactfs.server.log import Log
 from artifactfs.server.metrics import Metrics
 from artifactfs.server.threads import Threads
+from artifactfs.server.upkeep import Upkeep
 
 PROJECTS: Final = 1000
 """Projects whose registry is at hand: a few hundred bytes each, as all share the connections of one database."""
@@ -28,9 +29,12 @@ WRITERS: Final = 4
 
 
 class Service:
-    """An open repository, as it is served. ``registry`` is any project's; ``log`` gets a line for each request."""
+    """An open repository, as it is served. ``registry`` is any project's; ``log`` gets a line for each request.
 
-    def __init__(self, registry: SQLRegistry, store: LocalStore, *, log: Log) -> None:
+    ``upkeep_seconds``: how often retention rules are applied; 0: never.
+    """
+
+    def __init__(self, registry: SQLRegistry, store: LocalStore, *, log: Log, upkeep_seconds: float = 0.0) -> None:
         self._registry_of = lru_cache(PROJECTS)(registry.of_project)
         self.own = registry
         self.store = store
@@ -41,6 +45,7 @@ class Service:
         self.checking = Threads("checking", len(os.sched_getaffinity(0)))
         self.changes = Changes(self.revision)
         self.metrics = Metrics(store, lambda: self.changes.following)
+        self.upkeep = Upkeep(registry, log, seconds=upkeep_seconds)
         self.ending = False
 
     def registry(self, project: str) -> Registry:
@@ -54,9 +59,11 @@ class Service:
     def end(self) -> None:
         """Begin to stop: followers go, readiness is denied; requests that are under way go on."""
         self.ending = True
+        self.upkeep.end()
         self.changes.end()
 
     def close(self) -> None:
         """Let go of threads. The registry and the store are the caller's."""
+        self.upkeep.close()
         for threads in (self.reading, self.writing, self.checking):
             threads.close()

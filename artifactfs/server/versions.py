@@ -213,9 +213,14 @@ async def parts(call: ProjectCall, name: Name, draft: Annotated[str, Word(descri
 
 @operation("POST", "/sessions", takes=wire.NewSession, gives=wire.Session, role=WRITE)
 async def open_session(call: ProjectCall) -> Response:
-    """Register a writer or reader."""
+    """Register a writer or reader; where the project has a quota, what it takes comes along."""
     new = await call.message(wire.NewSession)
-    return await call.write(lambda registry: wire.Session(registry.open_session(new.kind, seconds=new.seconds)))
+
+    def begin(registry: Registry) -> wire.Session:
+        begun = registry.begin(new.kind, seconds=new.seconds)
+        return wire.Session(begun.session, begun.usage)
+
+    return await call.write(begin)
 
 
 @operation("PUT", "/sessions/{session}", takes=wire.SessionLife, fails=(409,), role=WRITE)
