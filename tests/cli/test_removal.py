@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.draft import Draft
+from artifactfs.repository import Repository
+
 
 @pytest.fixture
 def bikes(cli) -> Path:
@@ -16,9 +19,12 @@ def bikes(cli) -> Path:
     data = cli.home / "data"
     data.mkdir()
     (data / "common").write_bytes(os.urandom(50_000))
-    for number in range(5):
-        (data / "own").write_bytes(os.urandom(10_000 + number))
-        cli("put", "bike-dataset", data, *(("--alias", "best") if number == 0 else ()))
+    with Repository.open_or_create(str(cli.home / ".local/share/artifactfs/repository")) as repository:
+        for number in range(5):
+            (data / "own").write_bytes(os.urandom(10_000 + number))
+            draft = Draft(repository)
+            draft.add(data)
+            draft.commit("bike-dataset", aliases=("best",) if number == 0 else ())
     return data
 
 
