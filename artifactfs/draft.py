@@ -296,6 +296,8 @@ class Draft:
         for attempt in range(COMMIT_ATTEMPTS):
             base = self._rebase(destination, name) if self._incremental else None
             with destination.writing("put") as writing:
+                if writing.room is not None:
+                    writing.room.logical(self.measure()[1], new=lambda: self._is_new(destination, name))
                 root = self._store(writing, progress)
                 try:
                     result = writing.commit(
@@ -348,6 +350,10 @@ class Draft:
         known = repository.registry.artifact(name)
         if known is not None and wanted is not None and known.type != wanted:
             raise Conflict(f"{name} has the type {known.type!r}, not {wanted!r}; {self._words.type}")
+
+    def _is_new(self, repository: Repository, name: str) -> bool:
+        """Whether no version of an artifact has these contents. Reads all of them."""
+        return repository.registry.find_digest(name, self.digest().digest) is None
 
     def _rebase(self, repository: Repository, name: str) -> int:
         latest = repository.registry.resolve(name, LATEST)

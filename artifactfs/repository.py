@@ -13,6 +13,7 @@ import os
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -28,12 +29,13 @@ from artifactfs.content.store import Store
 from artifactfs.content.stored import StoredSource
 from artifactfs.content.writer import ContentWriter
 from artifactfs.credentials import NONE, Credentials
-from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput, NotFound
+from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput, NoSpace, NotFound
 from artifactfs.forks import Gate
 from artifactfs.keys import ProjectKeys
 from artifactfs.model.digest import TREE, format_digest
 from artifactfs.model.names import LATEST, Address, check_name, parse_version
 from artifactfs.model.records import CommitRequest, CommitResult, VersionRecord
+from artifactfs.model.retention import Tombstone, Usage, full, over_quota
 from artifactfs.model.tree import Entry, FileEntry, Found, RefEntry, Trees, TreeSummary
 from artifactfs.placing import Ground, open_stores
 from artifactfs.registry.contract import Registry
@@ -257,11 +259,38 @@ class Repository:
             number = parse_version(selector)
             version = self.registry.resolve(name, selector) if number is None else self.registry.version(name, number)
         if version is None:
-            raise self._missing(address)
+            return self._by_present_name(address)
         return version
+
+    def _by_present_name(self, address: Address) -> VersionRecord:
+        """The version that an address meant when its artifact had another name. NotFound says what is there instead."""
+        renamed = None
+        if not self.registry.versions(address.name):
+            with suppress(ArtifactFSError):  # a server that cannot be asked now, or does not know of it
+                renamed = self.registry.retention.former_names().get(address.name)
+        if renamed is None:
+            raise self._missing(address)
+        return self.resolve(msgspec.structs.replace(address, name=renamed))
+
+    def tombstone(self, address: Address) -> Tombstone | None:
+        """What is known of the version of this number, when it was deleted; None for any other address, and offline."""
+        number = parse_version(address.selector or "")
+        if number is None:
+            return None
+        with suppress(ArtifactFSError):
+            name = self.registry.retention.former_names().get(address.name, address.name)
+            return self.registry.retention.tombstone(name, number)
+        return None
 
     def _missing(self, address: Address) -> NotFound:
         name = address.name
+        gone = self.tombstone(address)
+        if gone is not None:
+            day = datetime.fromtimestamp(gone.deleted / 1e9, UTC).strftime("%Y-%m-%d %H:%M UTC")
+            return NotFound(
+                f"{gone.name} was deleted at {day} by {gone.deleted_by or 'somebody'}; "
+                f"`artifactfs show {gone.name}` tells what is known of it"
+            )
         versions = self.registry.versions(name)
         if not versions:
             names = [artifact.name for artifact in self.registry.artifacts()]
@@ -356,14 +385,18 @@ class Repository:
 
         ``lasting``: seconds that it protects what was stored after a block that did not raise.
         """
-        session = self.registry.open_session(kind, seconds=SESSION_SECONDS)
+        begun = self.registry.begin(kind, seconds=SESSION_SECONDS)
+        session = begun.session
         stop = Event()
         beat = Thread(target=self._heartbeat, args=(session, stop), name="session-heartbeat", daemon=True)
         beat.start()
-        writer = ContentWriter(self.store, self.registry, session=session)
+        room = Room(self.project, begun.usage) if begun.usage is not None else None
+        writer = ContentWriter(
+            self.store, self.registry, session=session, admit=room.stored if room is not None else None
+        )
         stored = False
         try:
-            yield Writing(self.registry, writer, session)
+            yield Writing(self.registry, writer, session, room)
             writer.close()
             stored = True
         finally:
@@ -395,11 +428,35 @@ class Progress(msgspec.Struct, frozen=True):
     bytes_stored: int
 
 
+class Room:
+    """What a project with a quota may still take, as it was when its session was opened; the registry looks again."""
+
+    def __init__(self, project: str, usage: Usage) -> None:
+        self._project = project
+        self._usage = usage
+
+    def stored(self, size: int) -> None:
+        """NoSpace, with the numbers, when so many stored bytes are too many."""
+        self._refuse(over_quota(self._usage, stored=size))
+
+    def logical(self, size: int, *, new: Callable[[], bool]) -> None:
+        """NoSpace when a version of this size is too much. ``new``, asked only then: whether there is none with its contents yet."""
+        words = over_quota(self._usage, logical=size)
+        if words is not None and new():
+            self._refuse(words)
+
+    def _refuse(self, words: str | None) -> None:
+        if words is not None:
+            raise NoSpace(full(self._project, words))
+
+
 class Writing:
     """What a commit works with: a content writer under a Session, then one transaction."""
 
-    def __init__(self, registry: Registry, writer: ContentWriter, session: int) -> None:
+    def __init__(self, registry: Registry, writer: ContentWriter, session: int, room: Room | None = None) -> None:
         self.writer = writer
+        self.room = room
+        """What the project may still take; None: any number of bytes."""
         self._registry = registry
         self._session = session
 

@@ -32,6 +32,8 @@ FLOORS = {
     "artifactfs.remote": 3,
     "artifactfs.building": 4,
     "artifactfs.config": 4,
+    "artifactfs.pruning": 4,
+    "artifactfs.reachability": 4,
     "artifactfs.repository": 4,
     "artifactfs.mount": 5,
     "artifactfs.server": 5,

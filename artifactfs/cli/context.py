@@ -6,6 +6,7 @@ Settings are read on first use, so that ``--help`` works with a broken configura
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from functools import cached_property
@@ -203,3 +204,13 @@ def read_values(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
 def read_aliases(aliases: tuple[str, ...]) -> tuple[str, ...]:
     """Checked aliases without repetition, in the order given. Raises InvalidInput."""
     return tuple(dict.fromkeys(check_alias(alias) for alias in aliases))
+
+
+_UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_SPAN: Final = re.compile(r"(\d{1,6})([mhdw])", re.ASCII)
+
+
+def read_span(text: str) -> int | None:
+    """Seconds of ``30m``, ``12h``, ``30d``, ``8w``; None for what is none."""
+    found = _SPAN.fullmatch(text)
+    return int(found[1]) * _UNITS[found[2]] if found is not None else None

@@ -16,6 +16,7 @@ from artifactfs.model.names import Address, check_name
 if TYPE_CHECKING:
     from artifactfs.model.lineage import RunRecord
     from artifactfs.model.records import VersionRecord
+    from artifactfs.model.retention import Tombstone
     from artifactfs.model.tree import Entry, RefEntry
     from artifactfs.repository import Repository
 
@@ -267,14 +268,21 @@ def show_command(context: Context, address: Address, as_json: bool, exact: bool)
       artifactfs show bike-dataset:v0/images/cat.png --json
     """
     with context.open_for(address) as repository:
-        version = repository.resolve(address)
+        try:
+            version = repository.resolve(address)
+        except NotFound:
+            gone = None if address.path else repository.tombstone(address)
+            if gone is None:
+                raise
+            _show_tombstone(repository, gone, as_json=as_json, exact=exact)
+            return
         if address.path:
             fields = {"version": version.name, **entry_fields(address.path, repository.entry(version, address.path))}
         else:
             fields = {
                 **version_fields(version),
                 "references": _references(repository, version),
-                **_lineage(repository, version),
+                **_lineage(repository, version.id),
                 "project": repository.project,
                 "repository": repository.location,
                 **_encryption(repository),
@@ -294,6 +302,37 @@ def _encryption(repository: Repository) -> dict[str, Any]:
     return {"encryption": f"key {identity}"} if identity else {}
 
 
+def _show_tombstone(repository: Repository, gone: Tombstone, *, as_json: bool, exact: bool) -> None:
+    fields = {
+        **tombstone_fields(gone),
+        **_lineage(repository, gone.id),
+        "project": repository.project,
+        "repository": repository.location,
+    }
+    if as_json:
+        printing.as_json(fields)
+    else:
+        _print_fields(fields, exact=exact)
+
+
+def tombstone_fields(gone: Tombstone) -> dict[str, Any]:
+    """A version that was deleted, for JSON."""
+    return {
+        "name": gone.name,
+        "artifact": gone.artifact,
+        "version": f"v{gone.number}",
+        "type": gone.type,
+        "digest": format_digest(gone.digest),
+        "size": gone.size,
+        "files": gone.files,
+        "created": printing.iso(gone.created),
+        "deleted": printing.iso(gone.deleted),
+        "deleted_by": gone.deleted_by or None,
+        "description": gone.description,
+        "run": gone.run or None,
+    }
+
+
 def _references(repository: Repository, version: VersionRecord) -> int | None:
     """How many references a version has; None when counting them would mean reading too many directories."""
     from artifactfs.model.tree import RefEntry
@@ -303,10 +342,10 @@ def _references(repository: Repository, version: VersionRecord) -> int | None:
     return sum(isinstance(entry, RefEntry) for _, entry in repository.trees.walk(version.digest))
 
 
-def _lineage(repository: Repository, version: VersionRecord) -> dict[str, Any]:
+def _lineage(repository: Repository, version: int) -> dict[str, Any]:
     """The runs that made and used a version; nothing while the registry does not answer."""
     try:
-        found = repository.registry.links(versions=[version.id])
+        found = repository.registry.links(versions=[version])
     except Unavailable as error:
         printing.note(f"who made and used it is not known now: {error}")
         return {}
@@ -358,17 +397,22 @@ def _run_text(run: dict[str, Any]) -> str:
 
 @click.command("log")
 @click.argument("name", type=NAME)
+@click.option("--deleted", is_flag=True, help="Versions that were deleted instead: when, and by whom.")
 @as_json
 @exact_bytes
 @pass_context
-def log_command(context: Context, name: str, as_json: bool, exact: bool) -> None:
+def log_command(context: Context, name: str, *, deleted: bool, as_json: bool, exact: bool) -> None:
     """Show an artifact's history, newest version first, with descriptions and metadata.
 
     \b
     Example:
       artifactfs log bike-dataset
+      artifactfs log bike-dataset --deleted
     """
     check_name(name)
+    if deleted:
+        _log_deleted(context, name, as_json=as_json, exact=exact)
+        return
     with context.open() as repository:
         versions = repository.registry.versions(name)
         if not versions:
@@ -388,3 +432,28 @@ def log_command(context: Context, name: str, as_json: bool, exact: bool) -> None
         for text in version.description.splitlines():
             printing.line(f"  {printing.shown(text)}")
         printing.values(version.metadata)
+
+
+def _log_deleted(context: Context, name: str, *, as_json: bool, exact: bool) -> None:
+    with context.open() as repository:
+        found = repository.registry.retention.tombstones(name)
+        if not found:
+            repository.resolve(Address(None, name))  # raises NotFound with near misses
+    found.reverse()
+    if as_json:
+        printing.as_json([tombstone_fields(gone) for gone in found])
+    elif found:
+        rows = [
+            (
+                f"v{gone.number}",
+                printing.size(gone.size, exact=exact),
+                printing.when(gone.created),
+                printing.when(gone.deleted),
+                printing.shown(gone.deleted_by or "-"),
+                _short(format_digest(gone.digest)),
+            )
+            for gone in found
+        ]
+        printing.table(("VERSION", "SIZE", "CREATED", "DELETED", "BY", "DIGEST"), rows, right=(1,))
+    else:
+        printing.note(f"no version of {name} was deleted")

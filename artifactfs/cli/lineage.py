@@ -11,13 +11,15 @@ import click
 
 from artifactfs.cli import printing
 from artifactfs.cli.context import ADDRESS, Context, pass_context
-from artifactfs.cli.inspect import as_json, version_fields
+from artifactfs.cli.inspect import as_json, tombstone_fields, version_fields
 from artifactfs.errors import Conflict, NotFound
 from artifactfs.model.lineage import STATES
 from artifactfs.model.names import Address
 
 if TYPE_CHECKING:
     from artifactfs.model.lineage import Lineage, Links, RunRecord
+    from artifactfs.model.records import VersionRecord
+    from artifactfs.model.retention import Tombstone
     from artifactfs.registry.contract import Registry
 
 _LINES: Final = {True: ("├── ", "└── ", "│   "), False: ("|-- ", "`-- ", "|   ")}
@@ -95,7 +97,8 @@ def _show_run(context: Context, wanted: str, *, as_json: bool) -> None:
         run = _find_run(repository.registry, wanted)
         links = repository.registry.links(runs=[run.id])
     names = {version.id: version.name for version in links.versions}
-    # A version that was deleted since has no name any more.
+    names |= {gone.id: gone.name for gone in links.deleted}
+    deleted = {gone.name for gone in links.deleted}
     used, made = (
         [names.get(link.version) for link in links.links if link.output is output] for output in (False, True)
     )
@@ -114,17 +117,17 @@ def _show_run(context: Context, wanted: str, *, as_json: bool) -> None:
         ("host", run.host),
         ("commit", run.commit_hash),
         ("command", shlex.join(run.command)),
-        *_lines("inputs", used),
-        *_lines("outputs", made),
+        *_lines("inputs", used, deleted),
+        *_lines("outputs", made, deleted),
     ):
         printing.line(f"{label:<10}{printing.shown(text)}".rstrip())
     printing.line("config")
     printing.values(run.config)
 
 
-def _lines(label: str, names: Sequence[str | None]) -> list[tuple[str, str]]:
+def _lines(label: str, names: Sequence[str | None], deleted: set[str]) -> list[tuple[str, str]]:
     """A version a line, the first behind the label."""
-    shown = [name or "a deleted version" for name in names] or ["none"]
+    shown = [f"{name} (deleted)" if name in deleted else name or "a deleted version" for name in names] or ["none"]
     return [(label if number == 0 else "", name) for number, name in enumerate(shown)]
 
 
@@ -199,7 +202,14 @@ def lineage_command(
     if as_json and dot:
         raise click.UsageError("--json and --dot are two formats: give one of them")
     with context.open_for(address) as repository:
-        root = repository.resolve(address)
+        root: VersionRecord | Tombstone
+        try:
+            root = repository.resolve(address)
+        except NotFound:
+            gone = repository.tombstone(address)
+            if gone is None:
+                raise
+            root = gone
 
         def ask(versions: Collection[int], runs: Collection[str]) -> Links:
             return repository.registry.links(versions=versions, runs=runs)
@@ -221,11 +231,12 @@ def lineage_command(
 
 
 def graph_fields(found: Lineage) -> dict[str, Any]:
-    """The graph as JSON shows it. A version that was deleted has no name any more."""
-    versions = found.versions
+    """The graph as JSON shows it. Versions that were deleted since are listed apart."""
+    versions: dict[int, VersionRecord | Tombstone] = {**found.versions, **found.deleted}
     return {
         "version": found.root.name,
-        "versions": [{"id": version.id, **version_fields(version)} for version in versions.values()],
+        "versions": [{"id": version.id, **version_fields(version)} for version in found.versions.values()],
+        "deleted": [{"id": gone.id, **tombstone_fields(gone)} for gone in found.deleted.values()],
         "runs": [run_fields(run) for run in found.runs.values()],
         "links": [
             {
@@ -245,10 +256,13 @@ def dot_lines(found: Lineage) -> Iterator[str]:
     """The graph in Graphviz's language: versions are boxes, runs ellipses, and arrows go the way of the data."""
     yield "digraph lineage {"
     yield '  rankdir=LR; node [fontname="sans-serif"];'
-    named = {link.version for link in found.links} | set(found.versions)
+    named = {link.version for link in found.links} | set(found.versions) | set(found.deleted)
     for identity in sorted(named):
-        version = found.versions.get(identity)
-        label = _quoted("a deleted version") if version is None else _quoted(version.name, version.type)
+        version, gone = found.versions.get(identity), found.deleted.get(identity)
+        if gone is not None:
+            label = _quoted(gone.name, f"{gone.type}, deleted")
+        else:
+            label = _quoted("a deleted version") if version is None else _quoted(version.name, version.type)
         bold = ", penwidth=2" if identity == found.root.id else ""
         yield f'  "v{identity}" [shape=box, label={label}{bold}];'
     for run in found.runs.values():
@@ -299,6 +313,10 @@ def _branches(found: Lineage, node: int | str, *, up: bool) -> list[tuple[str, i
 
 
 def _version_line(found: Lineage, identity: int) -> str:
+    gone = found.deleted.get(identity)
+    if gone is not None:
+        when = printing.when(gone.deleted)
+        return printing.shown(f"{gone.name}  {gone.type}, deleted {when} by {gone.deleted_by or 'somebody'}")
     version = found.versions.get(identity)
     return f"{version.name}  {printing.shown(version.type)}" if version is not None else "a deleted version"
 

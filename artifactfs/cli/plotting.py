@@ -1,4 +1,4 @@
-"""``plot``: a number over an artifact's versions, in the terminal or as a picture."""
+"""``plot``: a number over an artifact's versions, in the terminal or as a picture; and how ``stats`` draws too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,22 +52,17 @@ def plot_command(context: Context, name: str, field: str, where: str, output: Pa
     if looked_at.name not in {METADATA, "size", "files"}:
         raise InvalidInput(f"FIELD: cannot plot {field}, which is no number; metadata.KEY, size or files would do")
     metadata_fields(where, ())
-    if output is not None and output.suffix.lower() not in _PICTURES:
-        raise InvalidInput(f"--output: not a picture's name: {str(output)!r}; {output.stem}.png or .svg would do")
+    if output is not None:
+        check_picture(output)
     with context.open() as repository:
         versions = _versions(repository, name, where)
     points = [(version.number, value) for version in versions if (value := _number(version, looked_at)) is not None]
     if not points:
         raise NotFound(f"no version of {name} has a number at {looked_at}{_instead(versions[-1])}")
     if output is None:
-        _print(f"{name}  {looked_at}", points)
+        print_chart(f"{name}  {looked_at}", points)
     else:
-        picture = _picture(name, str(looked_at), points, output.suffix.lower().removeprefix("."))
-        try:
-            output.write_bytes(picture)
-        except OSError as error:
-            raise translate_os(error, f"--output {output} cannot be written") from error
-        printing.line(str(output))
+        write_picture(output, name, str(looked_at), points)
     have = {number for number, _ in points}
     if missing := [f"v{version.number}" for version in versions if version.number not in have]:
         more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
@@ -106,7 +101,41 @@ def _numbers(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield keys
 
 
-def _print(title: str, points: Sequence[tuple[int, float]]) -> None:
+def _label_at(place: float, points: Sequence[tuple[int, float]], label: Callable[[int], str]) -> str:
+    """What stands at a place of the axis, which may lie beside the points."""
+    number = round(place)
+    return label(number) if points[0][0] <= number <= points[-1][0] else ""
+
+
+def _number_of(number: int) -> str:
+    return f"v{number}"
+
+
+def check_picture(output: Path) -> None:
+    """Refuse a file name that is no picture's."""
+    if output.suffix.lower() not in _PICTURES:
+        raise InvalidInput(f"--output: not a picture's name: {str(output)!r}; {output.stem}.png or .svg would do")
+
+
+def write_picture(
+    output: Path,
+    title: str,
+    field: str,
+    points: Sequence[tuple[int, float]],
+    *,
+    label: Callable[[int], str] = _number_of,
+) -> None:
+    """Draw points into a file, and print its name. ``label`` writes the numbers below."""
+    picture = _picture(title, field, points, output.suffix.lower().removeprefix("."), label)
+    try:
+        output.write_bytes(picture)
+    except OSError as error:
+        raise translate_os(error, f"--output {output} cannot be written") from error
+    printing.line(str(output))
+
+
+def print_chart(title: str, points: Sequence[tuple[int, float]], *, label: Callable[[int], str] = _number_of) -> None:
+    """Draw points in the terminal. ``label`` writes the numbers below."""
     size = shutil.get_terminal_size()
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
     printing.line(title)
@@ -115,12 +144,14 @@ def _print(title: str, points: Sequence[tuple[int, float]]) -> None:
         width=size.columns,
         height=max(4, min(_ROWS, size.lines - 6)),
         signs=chart.BRAILLE if encoding.startswith("utf") else chart.ASCII,
-        label=lambda number: f"v{number}",
+        label=label,
     ):
         printing.line(line)
 
 
-def _picture(name: str, field: str, points: Sequence[tuple[int, float]], form: str) -> bytes:
+def _picture(
+    name: str, field: str, points: Sequence[tuple[int, float]], form: str, label: Callable[[int], str]
+) -> bytes:
     """The same line as PNG or SVG; the same points give the same bytes."""
     try:
         import matplotlib as mpl
@@ -140,7 +171,7 @@ def _picture(name: str, field: str, points: Sequence[tuple[int, float]], form: s
     axes.set_title(name, parse_math=False)
     axes.set_ylabel(field, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _place: f"v{number:.0f}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _place: _label_at(number, points, label)))
     axes.grid(visible=True, alpha=0.3)
     if math.isclose(min(numbers), max(numbers)):
         axes.set_xlim(min(numbers) - 1, max(numbers) + 1)

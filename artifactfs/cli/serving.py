@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import click
 
 from artifactfs.cli import printing
-from artifactfs.cli.context import Context, pass_context
+from artifactfs.cli.context import Context, pass_context, read_span
 from artifactfs.errors import Access, InvalidInput, Unavailable
 
 if TYPE_CHECKING:
@@ -67,6 +67,13 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="How long requests may take to finish once it is told to stop.",
 )
+@click.option(
+    "--upkeep-interval",
+    default="1h",
+    show_default=True,
+    metavar="SPAN",
+    help="How often retention rules are applied: 30m, 12h, 1d, or never.",
+)
 @click.option("--no-access-log", is_flag=True, help="Log failures only, not every request.")
 @pass_context
 def serve_command(
@@ -85,6 +92,7 @@ def serve_command(
     signed_url_seconds: int,
     no_signed_urls: bool,
     graceful: int,
+    upkeep_interval: str,
     no_access_log: bool,
 ) -> None:
     """Serve the repository over HTTP until interrupted (SIGINT, SIGTERM).
@@ -121,6 +129,9 @@ def serve_command(
         raise InvalidInput(
             f"serve needs a repository in a directory, not {location}; give one: artifactfs --repository DIR serve"
         )
+    upkeep = 0 if upkeep_interval == "never" else read_span(upkeep_interval)
+    if upkeep is None:
+        raise InvalidInput(f"not a span of time: {upkeep_interval!r}; give --upkeep-interval as 30m, 12h, 1d, or never")
     loopback = is_loopback(host)
     if allow_unauthenticated and require_tokens:
         raise InvalidInput("--allow-unauthenticated and --require-tokens exclude each other; give one of them")
@@ -185,6 +196,7 @@ def serve_command(
                 require_tokens=require_tokens,
                 signed=None if no_signed_urls else signed_url_seconds,
                 hosts={"localhost", host} if loopback and not allow_unauthenticated else None,
+                upkeep_seconds=upkeep,
             )
             Serving(app, listener, graceful=graceful, certificate=certificate).run(tell)
         finally:

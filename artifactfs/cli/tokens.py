@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from artifactfs.cli import printing
-from artifactfs.cli.context import Context, pass_context
+from artifactfs.cli.context import Context, pass_context, read_span
 from artifactfs.errors import InvalidInput, translate_os
 from artifactfs.model.access import ALL_PROJECTS, ROLES
 
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
 NEVER: Final = "never"
 DAYS: Final = "30d"
-
-_UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_SPAN: Final = re.compile(r"(\d{1,6})([mhdw])")
 
 
 _registry: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
@@ -171,10 +167,10 @@ def parse_span(text: str) -> float | None:
     """Seconds of ``30m``, ``12h``, ``30d``, ``8w``; None for ``never``. Raises InvalidInput."""
     if text == NEVER:
         return None
-    found = _SPAN.fullmatch(text)
-    if found is None:
+    seconds = read_span(text)
+    if seconds is None:
         raise InvalidInput(f"not a time to live: {text!r}; give --expires as 30m, 12h, 30d, 8w, or never")
-    return float(int(found[1]) * _UNITS[found[2]])
+    return float(seconds)
 
 
 def told(record: TokenRecord) -> str:

@@ -25,6 +25,8 @@ from artifactfs.model.digest import DATA
 from artifactfs.model.records import KIND_SHIFT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from artifactfs.content.store import Store
     from artifactfs.registry.contract import Registry
 
@@ -78,7 +80,10 @@ class _Flush:
 class Pipeline:
     """Takes batches, gives back durable and recorded packs. Counters are exact after :meth:`flush`."""
 
-    def __init__(self, store: Store, registry: Registry, session: int | None) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, session: int | None, admit: Callable[[int], None] | None = None
+    ) -> None:
+        self._admit = admit
         self._store = store
         self._registry = registry
         self._session = session
@@ -191,6 +196,8 @@ class Pipeline:
                 pending.add(item.digest)
                 self.bytes_stored += self._open.append(item)
                 self.chunks_new += 1
+                if self._admit is not None:
+                    self._admit(self.bytes_stored)
             else:
                 self._open.known(item)
                 self.chunks_known += 1

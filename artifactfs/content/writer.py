@@ -46,13 +46,22 @@ EMPTY: Final = FileContent(digest(DATA, b""), 0)
 
 
 class ContentWriter:
-    """Stores content. An error of the background work is raised by the next call, and by every call after it.
+    """Stores content. ``admit`` is told how many bytes there will be, before a pack that makes them so many is sent; it may raise.
+
+    An error of the background work is raised by the next call, and by every call after it.
 
     As a context manager it closes itself, and aborts when the block raised.
     """
 
-    def __init__(self, store: Store, registry: Registry, *, session: int | None) -> None:
-        self._pipeline = Pipeline(store, registry, session)
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        *,
+        session: int | None,
+        admit: Callable[[int], None] | None = None,
+    ) -> None:
+        self._pipeline = Pipeline(store, registry, session, admit)
         self._limits = self._pipeline.limits
         self._local = store.local
         self._cutter = Cutter()

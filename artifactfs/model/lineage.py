@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from artifactfs.model.records import VersionRecord
+from artifactfs.model.retention import Tombstone
 
 RUNNING: Final = "running"
 FINISHED: Final = "finished"
@@ -64,11 +65,12 @@ class Link(msgspec.Struct, frozen=True):
 
 
 class Links(msgspec.Struct, frozen=True):
-    """Links with all runs and living versions that they name, each once. Links to deleted versions stay; their records do not."""
+    """Links with all runs, living versions and deleted versions that they name, each once."""
 
     links: list[Link]
     runs: list[RunRecord]
     versions: list[VersionRecord]
+    deleted: list[Tombstone] = []
 
 
 MOST_NODES: Final = 10_000
@@ -81,12 +83,13 @@ Ask = Callable[[Collection[int], Collection[str]], Links]
 class Lineage:
     """The part of the graph that a walk from a version came to. A link leads from a version to a Run (input) or back (output).
 
-    Versions that were deleted since have links, and no record.
+    Versions that were deleted since have links, and a Tombstone for a record.
     """
 
-    def __init__(self, root: VersionRecord) -> None:
+    def __init__(self, root: VersionRecord | Tombstone) -> None:
         self.root = root
-        self.versions: dict[int, VersionRecord] = {root.id: root}
+        self.versions: dict[int, VersionRecord] = {root.id: root} if isinstance(root, VersionRecord) else {}
+        self.deleted: dict[int, Tombstone] = {root.id: root} if isinstance(root, Tombstone) else {}
         self.runs: dict[str, RunRecord] = {}
         self.links: list[Link] = []  # each once, in the order found
         self.complete = True  # false when there is more in a direction that was walked
@@ -125,7 +128,12 @@ class _Frontier:
 
 
 def walk(
-    root: VersionRecord, ask: Ask, *, depth: int | None = None, upstream: bool = True, downstream: bool = True
+    root: VersionRecord | Tombstone,
+    ask: Ask,
+    *,
+    depth: int | None = None,
+    upstream: bool = True,
+    downstream: bool = True,
 ) -> Lineage:
     """Follow a version's lineage up to what it was made from, and down to what was made from it.
 
@@ -147,12 +155,13 @@ def walk(
         answer = ask(versions, runs)
         leading = [[link for link in answer.links if frontier.leads(link)] for frontier in directions]
         fresh = [link for links in leading for link in links if (link.run, link.version, link.output) not in known]
-        if far or len(found.runs) + len(found.versions) > MOST_NODES:
+        if far or len(found.runs) + len(found.versions) + len(found.deleted) > MOST_NODES:
             found.complete = not fresh
             return found
         reached = {link.run for link in fresh}, {link.version for link in fresh}
         found.runs.update((run.id, run) for run in answer.runs if run.id in reached[0])
         found.versions.update((version.id, version) for version in answer.versions if version.id in reached[1])
+        found.deleted.update((version.id, version) for version in answer.deleted if version.id in reached[1])
         for link in fresh:
             if (key := (link.run, link.version, link.output)) not in known:
                 known.add(key)

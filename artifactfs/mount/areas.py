@@ -124,6 +124,17 @@ class Areas:
                 is not None
             )
 
+    def based(self) -> list[tuple[str, int]]:
+        """Areas that may have changes, or were told what to begin with, with the number of the version that they are based on."""
+        with self._workspace.lock:
+            return [
+                (area.name, area.base_number)
+                for area in self._inodes.areas.values()
+                if area.base_number is not None
+                and area.base_digest is not None
+                and (not area.following or self._is_marked(area))
+            ]
+
     def changes(self, area: Area) -> Iterator[Change]:
         """What differs from the base, in order of path. A file with local bytes has the digest ``b""`` and counts as changed."""
         return (change for change, _ in self._differences(area))

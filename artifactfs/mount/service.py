@@ -29,6 +29,7 @@ from artifactfs.mount.commands import StagingCommands
 from artifactfs.mount.commit import settle_all
 from artifactfs.mount.contract import Notifier
 from artifactfs.mount.control import ControlServer, Handler, Note
+from artifactfs.mount.keeping import Keeper
 from artifactfs.mount.prefetch import Prefetcher
 from artifactfs.mount.sources import Sources
 from artifactfs.mount.staging import Staging
@@ -150,6 +151,13 @@ class Service:
                 run_of=self._run_of,
                 place=self._plan.mountpoint,
             )
+            self._keeper = Keeper(
+                self._repository.registry,
+                self._staging.based if self._staging is not None else list,
+                self._plan.pins,
+                mountpoint=self._plan.mountpoint,
+                workspace=Path(self._plan.workspace),
+            )
             self._prefetcher = Prefetcher(self._repository, self._sources, self._view.files_at, self._view.listen)
             self._binding = self._bind()
             self._view.notifier = self._binding
@@ -169,6 +177,8 @@ class Service:
         self._view.start()
         self._resources.callback(self._view.stop)
         self._resources.callback(self._prefetcher.close)
+        self._keeper.start()
+        self._resources.callback(self._keeper.close)
         self._control = ControlServer(Path(self._plan.workspace), self._handlers())
         self._control.start()
 

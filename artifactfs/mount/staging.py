@@ -121,6 +121,7 @@ class Staging:
         # What commands ask for: one door for the View and the daemon.
         self.area = areas.area
         self.names = areas.names
+        self.based = areas.based
         self.drop = areas.drop
         self.status = areas.status
         self.is_dirty = areas.is_dirty

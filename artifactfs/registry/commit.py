@@ -31,6 +31,8 @@ from artifactfs.registry.checks import (
 )
 from artifactfs.registry.database import Database
 from artifactfs.registry.edits import LOCK_ARTIFACT, add_tags, lock_artifact, point, require_version
+from artifactfs.registry.quotas import require_logical
+from artifactfs.registry.retention import renamed_to
 from artifactfs.registry.runs import add_links, require_run
 from artifactfs.registry.schema import artifact, commit_made, run_input, run_output, version
 from artifactfs.registry.sessions import require_session
@@ -77,6 +79,8 @@ def commit(
     name = request.artifact
     locked = lock_artifact(connection, project, name)
     if locked is None:
+        if (called := renamed_to(connection, project, name)) is not None:
+            raise Conflict(f"{name} was renamed to {called}: commit to that, or choose another name")
         values = (project, name, request.type or DEFAULT_TYPE, now, 0)
         database.insert_absent(connection, artifact, ("project", "name", "type", "created", "next_number"), [values])
         # By us, or by somebody who was faster.
@@ -102,6 +106,7 @@ def commit(
     changed = existing is None
     if existing is None:
         number = next_number
+        require_logical(connection, project, request.size)
         identity = _insert_version(connection, of, number, request, now)
         facts.replace(connection, project, identity, request.metadata or {})
         connection.execute(_CHANGE_ARTIFACT, {"of": of, "next_number": number + 1})

@@ -23,6 +23,16 @@ from artifactfs.model.records import (
     PackRow,
     VersionRecord,
 )
+from artifactfs.model.retention import (
+    EVERY,
+    NOTHING_MORE,
+    Begun,
+    Permissions,
+    Protection,
+    RetentionRule,
+    Tombstone,
+    Usage,
+)
 
 
 class Tokens(Protocol):
@@ -36,6 +46,77 @@ class Tokens(Protocol):
 
     def revoke(self, identity: str) -> TokenRecord:
         """End a token at once; one that was revoked stays so. NotFound without it. Returns what it is then."""
+
+
+class Retention(Protocol):
+    """What may be deleted, what was, and how much there may be, in one project. ``by``: who asks, for people; empty: this user."""
+
+    def delete(
+        self, name: str, numbers: Collection[int] | None, *, permissions: Permissions = NOTHING_MORE, by: str = ""
+    ) -> list[Tombstone]:
+        """Delete versions of an artifact, or all of them (None), all or none; `latest` then names the highest number that is left.
+
+        Conflict has a line for all that stands in the way: aliases other than `latest`, protected ones, sessions that hold a version;
+        each may be permitted. NotFound without one of them. What they held stays in the Store until it is collected.
+        """
+
+    def tombstones(self, name: str | None = None) -> list[Tombstone]:
+        """Deleted versions of an artifact, or of all (None), in the order they went."""
+
+    def tombstone(self, name: str, number: int) -> Tombstone | None:
+        """What is known of one deleted version, or None."""
+
+    def rename(self, old: str, new: str) -> None:
+        """Give an artifact another name: versions, numbers, aliases, lineage, rules and protections stay with it.
+
+        The old name is remembered (:meth:`former_names`), and no commit makes an artifact of it; another rename may give it again.
+        NotFound without the artifact, Conflict when the new name is another's, or was one's whose versions were all deleted.
+        """
+
+    def former_names(self) -> dict[str, str]:
+        """Names that artifacts had, each with the one that they have now."""
+
+    def protect(self, alias: str, artifact: str = EVERY) -> None:
+        """Let an alias of an artifact, or of every one, be moved and removed on purpose only. Idempotent. InvalidInput for `latest`.
+
+        NotFound without the artifact.
+        """
+
+    def unprotect(self, alias: str, artifact: str = EVERY) -> None:
+        """End what :meth:`protect` said of the same. NotFound without it."""
+
+    def protections(self) -> list[Protection]:
+        """All protected aliases, those of every artifact first."""
+
+    def set_rule(self, rule: RetentionRule, *, by: str = "") -> RetentionRule:
+        """Set, or replace, which versions of an artifact or of every one are deleted; returns it as it is kept.
+
+        InvalidInput for one that says nothing, NotFound without the artifact.
+        """
+
+    def remove_rule(self, artifact: str = EVERY) -> None:
+        """Remove the rule of an artifact, or of every one. NotFound without it."""
+
+    def rules(self) -> list[RetentionRule]:
+        """All rules, the one of every artifact first."""
+
+    def hold(self, session: int, held: dict[int, str]) -> None:
+        """Let a session keep these versions (VersionRecord.id, each with what for) from being deleted, and no others.
+
+        Ends with the session. Deleted ones are left out. Conflict when the session has ended.
+        """
+
+    def held(self) -> list[tuple[int, str]]:
+        """Versions (VersionRecord.id) that living sessions keep, each with what for; sorted."""
+
+    def usage(self) -> Usage:
+        """What the project takes, and may take at most."""
+
+    def set_quota(self, *, stored: int | None, logical: int | None) -> None:
+        """Replace what the project may take at most (see Usage); None: any number. What is there stays, also when it is more.
+
+        From then on :meth:`Registry.add_packs` and :meth:`Registry.commit` are NoSpace, with the numbers, where it would be more.
+        """
 
 
 class Registry(Protocol):
@@ -52,6 +133,10 @@ class Registry(Protocol):
     @property
     def tokens(self) -> Tokens:
         """Who may do what, through a server."""
+
+    @property
+    def retention(self) -> Retention:
+        """What may be deleted, what was, and how much there may be."""
 
     def close(self) -> None:
         """Release connections. Idempotent. Ends a :meth:`changed` that waits."""
@@ -129,14 +214,21 @@ class Registry(Protocol):
     def commit(self, request: CommitRequest) -> CommitResult:
         """Make, or reuse, a version in one transaction (DESIGN: the commit point), durable on return.
 
-        Raises Conflict (base moved; artifact has another type; session expired), InvalidInput (names, metadata).
+        Raises Conflict (base moved; artifact has another type, or was renamed; a protected alias would move; session expired),
+        InvalidInput (names, metadata), NoSpace (the project may take no more).
         """
 
-    def move_aliases(self, name: str, number: int, aliases: Sequence[str]) -> VersionRecord:
-        """Point aliases at a version. `latest` too, when asked. NotFound without such a version."""
+    def move_aliases(self, name: str, number: int, aliases: Sequence[str], *, protected: bool = False) -> VersionRecord:
+        """Point aliases at a version. `latest` too, when asked. NotFound without such a version.
 
-    def remove_aliases(self, name: str, aliases: Sequence[str]) -> None:
-        """Remove aliases, all or none. NotFound names those that are not there; `latest` cannot be removed (Conflict)."""
+        Conflict when one that is protected would move, unless ``protected``; on a server that is Access but for an admin.
+        """
+
+    def remove_aliases(self, name: str, aliases: Sequence[str], *, protected: bool = False) -> None:
+        """Remove aliases, all or none. NotFound names those that are not there; `latest` cannot be removed (Conflict).
+
+        ``protected``: as for :meth:`move_aliases`.
+        """
 
     def edit(
         self,
@@ -146,14 +238,18 @@ class Registry(Protocol):
         description: str | None = None,
         metadata: dict[str, Any] | None = None,
         tags: Sequence[str] | None = None,
+        add_tags: Sequence[str] = (),
+        remove_tags: Sequence[str] = (),
     ) -> VersionRecord:
-        """Replace description, metadata or tags of a version (None leaves as is). NotFound without such a version."""
+        """Replace description, metadata or tags of a version (None leaves as is). NotFound without such a version.
+
+        Tags may be added and removed instead: what others add at the same time stays. NotFound names those to remove that it lacks.
+        """
 
     def delete(self, name: str, number: int, *, delete_aliases: bool = False) -> None:
         """Delete a version; its number is never given again. `latest` then names the highest number that is left.
 
-        Conflict names its aliases other than `latest`, unless they may go too. NotFound without such a version. What it held
-        stays in the Store until it is collected; lineage keeps its links.
+        As :meth:`Retention.delete` of one, which nothing but its aliases may be permitted for.
         """
 
     # -- drafts that several processes fill ------------------------------------------------------------------------
@@ -215,6 +311,9 @@ class Registry(Protocol):
 
     def open_session(self, kind: str, *, seconds: float) -> int:
         """Register a writer or reader that lives for ``seconds`` unless renewed; returns its id."""
+
+    def begin(self, kind: str, *, seconds: float) -> Begun:
+        """As :meth:`open_session`, and what the project takes, where it may not take any number of bytes."""
 
     def renew_session(self, session: int, *, seconds: float) -> None:
         """Prolong a session. Conflict when it has expired or was closed."""

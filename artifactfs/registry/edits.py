@@ -1,4 +1,4 @@
-"""What changes about artifacts after their commits: aliases, tags, descriptions, metadata, and the deletion of versions.
+"""What changes about artifacts after their commits: aliases, tags, descriptions and metadata; and how a version ends.
 
 Used by :mod:`artifactfs.registry.sql`, which owns the transaction and raises the project's revision when a function here says that
 something changed, and by the commit. Safe from any thread.
@@ -9,16 +9,17 @@ Invariant. ONE WRITER AN ARTIFACT: whoever reads an artifact in order to change 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
-from artifactfs.errors import Conflict, NotFound
+from artifactfs.errors import NotFound
 from artifactfs.model.names import LATEST
 from artifactfs.model.records import VersionRecord
 from artifactfs.registry import facts
 from artifactfs.registry.database import as_json
+from artifactfs.registry.protection import require_unprotected
 from artifactfs.registry.schema import alias, artifact, tag, version
 from artifactfs.registry.versions import version_numbered
 
@@ -40,31 +41,50 @@ _HIGHEST: Final = (
 )
 
 
+class Labels(NamedTuple):
+    """What becomes of a version's tags: replaced (None: not), then some more, then some less."""
+
+    tags: tuple[str, ...] | None
+    more: tuple[str, ...]
+    less: tuple[str, ...]
+
+    def of(self, record: VersionRecord) -> tuple[str, ...]:
+        """The tags that a version has then, sorted. NotFound for those to remove that it has not."""
+        present = record.tags if self.tags is None else self.tags
+        if absent := [name for name in self.less if name not in present]:
+            raise NotFound(
+                f"{record.name} has no tag {', '.join(absent)}; its tags are {', '.join(record.tags) or 'none'}"
+            )
+        return tuple(sorted({*present, *self.more}.difference(self.less)))
+
+
 def lock_artifact(connection: Connection, project: int, name: str) -> Sequence[Any] | None:
     """Hold an artifact's row until the transaction ends: its id, type and next number."""
     return connection.execute(LOCK_ARTIFACT, {"project": project, "name": name}).first()
 
 
-def point(connection: Connection, of: int, identity: int, names: Sequence[str]) -> bool:
-    """Let aliases of a locked artifact name a version; whether any did not already."""
+def point(connection: Connection, of: int, identity: int, names: Sequence[str], *, protected: bool = False) -> bool:
+    """Let aliases of a locked artifact name a version; whether any did not already.
+
+    Conflict when one that is protected would move, unless ``protected``.
+    """
     present = dict(connection.execute(_POINTED, {"of": of}).all())
-    changed = False
-    for called in dict.fromkeys(names):
+    moved = [called for called in dict.fromkeys(names) if present.get(called) != identity]
+    if not protected:
+        require_unprotected(connection, of, [called for called in moved if called != LATEST])
+    for called in moved:
         if called not in present:
             connection.execute(insert(alias), {"artifact": of, "name": called, "version": identity})
-        elif present[called] != identity:
-            connection.execute(_POINT, {"of": of, "called": called, "version": identity})
         else:
-            continue
-        changed = True
-    return changed
+            connection.execute(_POINT, {"of": of, "called": called, "version": identity})
+    return bool(moved)
 
 
 def require_version(connection: Connection, project: int, name: str, number: int) -> VersionRecord:
     """A living version. NotFound without it."""
     record = version_numbered(connection, project, name, number)
     if record is None:
-        raise _no_version(name, number)
+        raise no_version(name, number)
     return record
 
 
@@ -82,17 +102,17 @@ def add_tags(
 
 
 def move_aliases(
-    connection: Connection, project: int, name: str, number: int, aliases: Sequence[str]
+    connection: Connection, project: int, name: str, number: int, aliases: Sequence[str], *, protected: bool
 ) -> tuple[VersionRecord, bool]:
-    """Point checked aliases at a version; also says whether any moved."""
+    """Point checked aliases at a version; also says whether any moved. Conflict for protected ones, unless ``protected``."""
     of, record = _hold(connection, project, name, number)
-    if not point(connection, of, record.id, aliases):
+    if not point(connection, of, record.id, aliases, protected=protected):
         return record, False
     return require_version(connection, project, name, number), True
 
 
-def remove_aliases(connection: Connection, project: int, name: str, aliases: Sequence[str]) -> bool:
-    """Remove aliases, all or none; whether there were any."""
+def remove_aliases(connection: Connection, project: int, name: str, aliases: Sequence[str], *, protected: bool) -> bool:
+    """Remove aliases, all or none; whether there were any. Conflict for protected ones, unless ``protected``."""
     locked = lock_artifact(connection, project, name)
     if locked is None:
         raise NotFound(f"there is no artifact {name!r}; `artifactfs ls` lists those there are")
@@ -101,6 +121,8 @@ def remove_aliases(connection: Connection, project: int, name: str, aliases: Seq
         raise NotFound(
             f"{name} has no alias {', '.join(absent)}; its aliases are {', '.join(sorted(present)) or 'none'}"
         )
+    if not protected:
+        require_unprotected(connection, locked[0], aliases)
     for called in aliases:
         connection.execute(_UNPOINT, {"of": locked[0], "called": called})
     return bool(aliases)
@@ -114,7 +136,7 @@ def edit(
     *,
     description: str | None,
     metadata: dict[str, Any] | None,
-    tags: tuple[str, ...] | None,
+    labels: Labels,
     now: int,
 ) -> tuple[VersionRecord, bool]:
     """Replace a version's checked description, metadata and tags; also says whether they differ from what was there."""
@@ -125,32 +147,24 @@ def edit(
     # As they are stored: in Python 1, 1.0 and True are equal.
     if metadata is not None and as_json(metadata) != as_json(record.metadata):
         values["metadata"] = metadata
-    retagged = tags is not None and tags != record.tags
+    tags = labels.of(record)
+    retagged = tags != record.tags
     if not values and not retagged:
         return record, False
     values["updated"] = now
     connection.execute(_CHANGE_VERSION, {"of": record.id, **values})
     if "metadata" in values:
         facts.replace(connection, project, record.id, values["metadata"])
-    if tags is not None and retagged:
+    if retagged:
         connection.execute(_UNTAG, {"of": record.id})
         add_tags(connection, None, record.id, tags, now)
         values["tags"] = tags
     return msgspec.structs.replace(record, **values), True
 
 
-def delete_version(
-    connection: Connection, project: int, name: str, number: int, *, delete_aliases: bool, now: int
-) -> None:
-    """Delete a version with its aliases and tags. Its row stays, for its number, its commit ids and its lineage."""
-    of, record = _hold(connection, project, name, number)
-    others = [called for called in record.aliases if called != LATEST]
-    if others and not delete_aliases:
-        raise Conflict(
-            f"{record.name} has {'the alias' if len(others) == 1 else 'the aliases'} {', '.join(others)}: "
-            "move or remove them first, or delete them with it (`--delete-aliases`)"
-        )
-    connection.execute(_CHANGE_VERSION, {"of": record.id, "deleted": now})
+def bury(connection: Connection, of: int, record: VersionRecord, *, by: str, now: int) -> None:
+    """Delete a version of a locked artifact with its aliases and tags. Its row stays, for its number, commit ids and lineage."""
+    connection.execute(_CHANGE_VERSION, {"of": record.id, "deleted": now, "deleted_by": by})
     connection.execute(_UNTAG, {"of": record.id})
     facts.remove(connection, record.id)
     for called in record.aliases:
@@ -164,9 +178,10 @@ def _hold(connection: Connection, project: int, name: str, number: int) -> tuple
     locked = lock_artifact(connection, project, name)
     record = None if locked is None else version_numbered(connection, project, name, number)
     if locked is None or record is None:
-        raise _no_version(name, number)
+        raise no_version(name, number)
     return locked[0], record
 
 
-def _no_version(name: str, number: int) -> NotFound:
+def no_version(name: str, number: int) -> NotFound:
+    """The error for a version that is not there."""
     return NotFound(f"there is no {name}:v{number}; `artifactfs log {name}` lists the versions there are")

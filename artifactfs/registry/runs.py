@@ -20,6 +20,7 @@ from artifactfs.model.lineage import CRASHED, FAILED, FINISHED, RUNNING, STATES,
 from artifactfs.model.names import check_run, is_run
 from artifactfs.registry.checks import LARGEST, check_run_config, check_words, is_text
 from artifactfs.registry.database import Database, as_json
+from artifactfs.registry.deletion import tombstones_with_ids
 from artifactfs.registry.schema import artifact, run, run_input, run_output, version
 from artifactfs.registry.sessions import lifetime
 from artifactfs.registry.versions import BATCH, record_of, versions_with_ids
@@ -239,10 +240,12 @@ def links(
             for name, identity, at in connection.execute(statement, {"project": project, "keys": keys}):
                 found[name, identity, output] = record_of(Link, (name, identity, output, at))
     ordered = sorted(found.values(), key=lambda link: (link.at, link.run, link.version, link.output))
+    ids = list(dict.fromkeys(link.version for link in ordered))
     return Links(
         ordered,
         runs_with_ids(connection, project, list(dict.fromkeys(link.run for link in ordered)), now=now),
-        versions_with_ids(connection, project, list(dict.fromkeys(link.version for link in ordered))),
+        versions_with_ids(connection, project, ids),
+        tombstones_with_ids(connection, project, ids),
     )
 
 

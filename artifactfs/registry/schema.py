@@ -57,6 +57,9 @@ project: Final = Table(
     Column("created", BigInteger, nullable=False),
     # Id of the key that wraps the keys of its packs; empty: nothing is sealed. Since format 3.
     Column("key_id", String(64), nullable=False, server_default=""),
+    # Bytes at most: of its packs, and of its living versions' files as if each were stored alone; null: any number. Since format 3.
+    Column("quota_stored", BigInteger),
+    Column("quota_logical", BigInteger),
     sqlite_autoincrement=True,
 )
 
@@ -91,6 +94,7 @@ version: Final = Table(
     # When description, metadata or tags were last replaced; 0: never. Since format 2, as is the next one.
     Column("updated", BigInteger, nullable=False, server_default="0"),
     Column("run", String(64), nullable=False, server_default=""),  # that made it; empty when none did
+    Column("deleted_by", String(255), nullable=False, server_default=""),  # for people. Since format 3.
     UniqueConstraint("artifact", "number"),
     sqlite_autoincrement=True,
 )
@@ -225,6 +229,56 @@ session: Final = Table(
     Column("started", BigInteger, nullable=False),
     Column("expires", BigInteger, nullable=False),
     sqlite_autoincrement=True,
+)
+
+# Versions that a session keeps from being deleted: of a mount, those that its staging is based on and those that it pins.
+# Since format 3.
+held_version: Final = Table(
+    "held_version",
+    TABLES,
+    Column("session", ForeignKey("session.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", ForeignKey("version.id"), primary_key=True),
+    Column("purpose", Text, nullable=False),  # for people
+    Index("held_version_version", "version"),
+    sqlite_with_rowid=False,
+)
+
+# Names that artifacts had before they were renamed. Since format 3.
+former_name: Final = Table(
+    "former_name",
+    TABLES,
+    Column("project", ForeignKey("project.id"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("artifact", ForeignKey("artifact.id"), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What a row of the next two tables says of all artifacts of its project, instead of one (an artifact's id).
+EVERY_ARTIFACT: Final = 0
+
+# Aliases that are moved and removed on purpose only. Since format 3.
+protection: Final = Table(
+    "protection",
+    TABLES,
+    Column("project", ForeignKey("project.id"), primary_key=True),
+    Column("artifact", BigInteger, primary_key=True),
+    Column("alias", String(128), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+# Which versions are deleted by themselves. Since format 3.
+retention_rule: Final = Table(
+    "retention_rule",
+    TABLES,
+    Column("project", ForeignKey("project.id"), primary_key=True),
+    Column("artifact", BigInteger, primary_key=True),
+    Column("keep_last", BigInteger),
+    Column("older_than", BigInteger),  # seconds
+    Column("keep_aliased", Boolean, nullable=False),
+    Column("condition", Text, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+    Column("changed_by", String(255), nullable=False),
+    sqlite_with_rowid=False,
 )
 
 # Trees that processes added to a draft of an artifact, which need not be there yet. They go with the session that keeps what

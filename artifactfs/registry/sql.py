@@ -24,12 +24,14 @@ from artifactfs.model.lineage import Links, NewRun, RunRecord
 from artifactfs.model.names import LATEST, check_name, check_run, is_run
 from artifactfs.model.query import Query
 from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, Location, PackRow, VersionRecord
-from artifactfs.registry import checks, drafts, edits, sealed, search, sessions, versions
+from artifactfs.model.retention import Begun, Permissions
+from artifactfs.registry import checks, drafts, edits, quotas, sealed, search, sessions, versions
 from artifactfs.registry import commit as commits
 from artifactfs.registry import runs as lineage
 from artifactfs.registry.chunks import ChunkIndex, check_pack
 from artifactfs.registry.consistency import breaches
 from artifactfs.registry.database import BUSY_SECONDS, CHECK_SECONDS, Database
+from artifactfs.registry.retention import SQLRetention
 from artifactfs.registry.schema import STORE_KEY, meta, project
 from artifactfs.registry.sqlite import SQLiteDatabase
 from artifactfs.registry.tokens import TokenTable
@@ -99,6 +101,11 @@ class SQLRegistry:
     def tokens(self) -> TokenTable:
         """Who may do what, for all projects of this database."""
         return TokenTable(self._database, self._now)
+
+    @property
+    def retention(self) -> SQLRetention:
+        """What may be deleted, what was, and how much there may be."""
+        return SQLRetention(self._name, self._database, self._reading, self._writing, self._raise_revision, self._now)
 
     def of_project(self, name: str) -> SQLRegistry:
         """The registry of another project of this database, on the same connections: closing one closes all. Costs nothing."""
@@ -213,12 +220,14 @@ class SQLRegistry:
         """Record packs that are durable in the Store, all or none; durable with the next commit.
 
         InvalidInput for a chunk outside of its pack and for a pack that is not sealed as the project is, Conflict when the session has
-        ended, Access without the project's key.
+        ended, Access without the project's key, NoSpace when the project may take no more.
         """
         rows = [check_pack(row) for row in packs]  # before the lock: the caller's iterator may be slow
         with self._writing(durable=False) as (connection, number):
             sessions.require_session(connection, number, session, now=self._now())
+            before = quotas.stored_before(connection, number)
             self._chunks.add(connection, number, rows)
+            quotas.require_stored(connection, number, before)
 
     def packs(self) -> list[tuple[str, int]]:
         """Every pack of the project, sorted by digest: digest and size in bytes."""
@@ -261,23 +270,23 @@ class SQLRegistry:
             self._raise_revision(connection, number, changed=changed)
             return result
 
-    def move_aliases(self, name: str, number: int, aliases: Sequence[str]) -> VersionRecord:
-        """Point aliases at a version. `latest` too, when asked. NotFound without such a version."""
+    def move_aliases(self, name: str, number: int, aliases: Sequence[str], *, protected: bool = False) -> VersionRecord:
+        """Point aliases at a version. `latest` too, when asked. NotFound without such a version, Conflict for protected ones."""
         check_name(name)
         checked = checks.check_aliases(aliases)
         with self._writing(durable=True) as (connection, of):
-            record, changed = edits.move_aliases(connection, of, name, number, checked)
+            record, changed = edits.move_aliases(connection, of, name, number, checked, protected=protected)
             self._raise_revision(connection, of, changed=changed)
             return record
 
-    def remove_aliases(self, name: str, aliases: Sequence[str]) -> None:
+    def remove_aliases(self, name: str, aliases: Sequence[str], *, protected: bool = False) -> None:
         """Remove aliases, all or none. NotFound names those that are not there; `latest` cannot be removed (Conflict)."""
         check_name(name)
         checked = checks.check_aliases(aliases)
         if LATEST in checked:
             raise Conflict(f"the alias {LATEST} of {name} cannot be removed; `artifactfs alias add` moves it")
         with self._writing(durable=True) as (connection, of):
-            changed = edits.remove_aliases(connection, of, name, checked)
+            changed = edits.remove_aliases(connection, of, name, checked, protected=protected)
             self._raise_revision(connection, of, changed=changed)
 
     def edit(
@@ -288,26 +297,29 @@ class SQLRegistry:
         description: str | None = None,
         metadata: dict[str, Any] | None = None,
         tags: Sequence[str] | None = None,
+        add_tags: Sequence[str] = (),
+        remove_tags: Sequence[str] = (),
     ) -> VersionRecord:
         """Replace description, metadata or tags of a version (None leaves as is). NotFound without such a version."""
         check_name(name)
         words = checks.check_description(description)
         values = checks.check_json(metadata)
-        labels = None if tags is None else checks.check_tags(tags)
+        labels = edits.Labels(
+            None if tags is None else checks.check_tags(tags),
+            checks.check_tags(add_tags),
+            checks.check_tags(remove_tags),
+        )
         with self._writing(durable=True) as (connection, of):
             now = self._now()
             record, changed = edits.edit(
-                connection, of, name, number, description=words, metadata=values, tags=labels, now=now
+                connection, of, name, number, description=words, metadata=values, labels=labels, now=now
             )
             self._raise_revision(connection, of, changed=changed)
             return record
 
     def delete(self, name: str, number: int, *, delete_aliases: bool = False) -> None:
         """Delete a version; `latest` then names the highest number left. Conflict names its aliases, unless they may go too."""
-        check_name(name)
-        with self._writing(durable=True) as (connection, of):
-            edits.delete_version(connection, of, name, number, delete_aliases=delete_aliases, now=self._now())
-            self._raise_revision(connection, of, changed=True)
+        self.retention.delete(name, [number], permissions=Permissions(aliases=delete_aliases))
 
     # -- drafts that several processes fill ------------------------------------------------------------------------
 
@@ -394,10 +406,16 @@ class SQLRegistry:
 
     def open_session(self, kind: str, *, seconds: float) -> int:
         """Register a writer or reader that lives for ``seconds`` unless renewed; returns its id."""
+        return self.begin(kind, seconds=seconds).session
+
+    def begin(self, kind: str, *, seconds: float) -> Begun:
+        """As :meth:`open_session`, and what the project takes, where it may not take any number of bytes."""
         lifetime = sessions.lifetime(seconds)
         with self._writing(durable=False) as (connection, number):
             now = self._now()
-            return sessions.open_session(connection, number, kind, now=now, expires=now + lifetime)
+            session = sessions.open_session(connection, number, kind, now=now, expires=now + lifetime)
+            bounded = quotas.quotas(connection, number) != (None, None)
+            return Begun(session, quotas.usage(connection, number) if bounded else None)
 
     def renew_session(self, session: int, *, seconds: float) -> None:
         """Prolong a session. Conflict when it has expired or was closed."""

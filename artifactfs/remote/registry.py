@@ -25,10 +25,12 @@ from artifactfs.model.lineage import Link, Links, NewRun, RunRecord
 from artifactfs.model.names import check_alias, check_config, check_metadata, check_name, check_run, is_run
 from artifactfs.model.query import Query
 from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, Location, PackRow, VersionRecord
+from artifactfs.model.retention import Begun, Tombstone
 from artifactfs.remote import wire
 from artifactfs.remote.answers import Answer, Answers, Memory
 from artifactfs.remote.client import Connection, Reply, query, segment
 from artifactfs.remote.direct import Direct
+from artifactfs.remote.retention import RemoteRetention
 from artifactfs.remote.tokens import RemoteTokens
 
 FOLLOWED_SECONDS: Final = 15.0
@@ -370,21 +372,27 @@ class RemoteRegistry:
         """Make, or reuse, a version, durable on return. Repeated by itself when the reply is lost: its id makes it one commit."""
         return self._call(CommitResult, "POST", "commits", replace(request, metadata=_checked(request.metadata)))
 
-    def move_aliases(self, name: str, number: int, aliases: Sequence[str]) -> VersionRecord:
-        """Point aliases at a version. `latest` too, when asked. NotFound without such a version."""
-        message = wire.AliasNames(list(aliases))
+    @property
+    def retention(self) -> RemoteRetention:
+        """What may be deleted, what was, and how much there may be."""
+        return RemoteRetention(self._call, self._tell)
+
+    def move_aliases(self, name: str, number: int, aliases: Sequence[str], *, protected: bool = False) -> VersionRecord:
+        """Point aliases at a version. `latest` too, when asked. NotFound without such a version, Conflict for protected ones."""
+        message = wire.AliasNames(list(aliases), protected)
         return self._call(VersionRecord, "POST", f"{self._version_path(name, number)}/aliases", message)
 
-    def remove_aliases(self, name: str, aliases: Sequence[str]) -> None:
+    def remove_aliases(self, name: str, aliases: Sequence[str], *, protected: bool = False) -> None:
         """Remove aliases, all or none. NotFound names those that are not there; `latest` cannot be removed (Conflict)."""
+        message = wire.AliasNames(list(aliases), protected)
         path = f"artifacts/{segment(check_name(name))}/aliases"
         try:
-            self._tell("POST", f"{path}/remove", wire.AliasNames(list(aliases)), once=True)
+            self._tell("POST", f"{path}/remove", message, once=True)
         except Unavailable:
             # Sent again after a lost reply it would not find them. What is there tells whether they were removed.
             present = self._call(wire.Aliases, "GET", path).aliases
             if not present.keys().isdisjoint(aliases):
-                self._tell("POST", f"{path}/remove", wire.AliasNames(list(aliases)))
+                self._tell("POST", f"{path}/remove", message)
 
     def edit(
         self,
@@ -394,9 +402,13 @@ class RemoteRegistry:
         description: str | None = None,
         metadata: dict[str, Any] | None = None,
         tags: Sequence[str] | None = None,
+        add_tags: Sequence[str] = (),
+        remove_tags: Sequence[str] = (),
     ) -> VersionRecord:
-        """Replace description, metadata or tags of a version (None leaves as is). NotFound without such a version."""
-        new = wire.Edit(description, _checked(metadata), None if tags is None else list(tags))
+        """Replace description, metadata or tags of a version (None leaves as is), or add and remove tags. NotFound without it."""
+        new = wire.Edit(
+            description, _checked(metadata), None if tags is None else list(tags), list(add_tags), list(remove_tags)
+        )
         return self._call(VersionRecord, "PATCH", self._version_path(name, number), new)
 
     def delete(self, name: str, number: int, *, delete_aliases: bool = False) -> None:
@@ -507,6 +519,7 @@ class RemoteRegistry:
         links: dict[tuple[str, int, bool], Link] = {}
         named_runs: dict[str, RunRecord] = {}
         named_versions: dict[int, VersionRecord] = {}
+        deleted: dict[int, Tombstone] = {}
         for question in _links_wanted(list(filter(_may_be_id, versions)), list(filter(is_run, runs))):
             count = 0
             more = True
@@ -515,22 +528,29 @@ class RemoteRegistry:
                 links.update(((link.run, link.version, link.output), link) for link in answer.links)
                 named_runs.update((record.id, record) for record in answer.runs)
                 named_versions.update((record.id, record) for record in answer.versions)
+                deleted.update((record.id, record) for record in answer.deleted)
                 count += len(answer.links)
                 more = answer.more and bool(answer.links)
         ordered = sorted(links.values(), key=lambda link: (link.at, link.run, link.version, link.output))
+        ids = list(dict.fromkeys(link.version for link in ordered))
         return Links(
             ordered,
             [named_runs[name] for name in dict.fromkeys(link.run for link in ordered) if name in named_runs],
-            [named_versions[one] for one in dict.fromkeys(link.version for link in ordered) if one in named_versions],
+            [named_versions[one] for one in ids if one in named_versions],
+            [deleted[one] for one in ids if one in deleted],
         )
 
     # -- sessions --------------------------------------------------------------------------------------------------
 
     def open_session(self, kind: str, *, seconds: float) -> int:
         """Register a writer or reader that lives for ``seconds`` unless renewed; returns its id."""
-        opened = self._call(wire.Session, "POST", "sessions", wire.NewSession(kind, seconds))
-        self._key_id = opened.key_id
-        return opened.session
+        return self.begin(kind, seconds=seconds).session
+
+    def begin(self, kind: str, *, seconds: float) -> Begun:
+        """As :meth:`open_session`, and what the project takes, where it may not take any number of bytes."""
+        found = self._call(wire.Session, "POST", "sessions", wire.NewSession(kind, seconds))
+        self._key_id = found.key_id
+        return Begun(found.session, found.usage)
 
     def renew_session(self, session: int, *, seconds: float) -> None:
         """Prolong a session. Conflict when it has expired or was closed."""

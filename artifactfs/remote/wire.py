@@ -18,6 +18,7 @@ from artifactfs.errors import ArtifactFSError, Format, InvalidInput
 from artifactfs.model.access import TokenRecord
 from artifactfs.model.lineage import Link, RunRecord
 from artifactfs.model.records import ArtifactRecord, Location, PackRow, VersionRecord
+from artifactfs.model.retention import EVERY, NOTHING_MORE, Permissions, Protection, RetentionRule, Tombstone, Usage
 
 PROTOCOL: Final = 2
 """What this release speaks. 2 added runs, lineage, tags, search and deletion."""
@@ -107,9 +108,10 @@ class Aliases(msgspec.Struct, frozen=True):
 
 
 class AliasNames(msgspec.Struct, frozen=True):
-    """Aliases to move to a version, or to remove."""
+    """Aliases to move to a version, or to remove; ``protected``: also those that are, which an admin alone may say."""
 
     aliases: list[str]
+    protected: bool = False
 
 
 class Edit(msgspec.Struct, frozen=True):
@@ -118,6 +120,8 @@ class Edit(msgspec.Struct, frozen=True):
     description: str | None = None
     metadata: dict[str, Any] | None = None
     tags: list[str] | None = None
+    add_tags: list[str] = []
+    remove_tags: list[str] = []
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -175,12 +179,70 @@ class LinksWanted(msgspec.Struct, frozen=True):
 
 
 class Lineage(msgspec.Struct, frozen=True):
-    """Links, the oldest first, with the Runs and living versions that they name. ``more``: ask again with a later ``after``."""
+    """Links, the oldest first, with what they name; of deleted versions the tombstones. ``more``: ask again with a later ``after``."""
 
     links: list[Link]
     runs: list[RunRecord]
     versions: list[VersionRecord]
     more: bool = False
+    deleted: list[Tombstone] = []
+
+
+class Deletion(msgspec.Struct, frozen=True):
+    """Versions of an artifact to delete, all or none, at most BATCH; ``numbers`` None: all of them."""
+
+    numbers: list[int] | None = None
+    permissions: Permissions = NOTHING_MORE
+
+
+class Tombstones(msgspec.Struct, frozen=True):
+    """Deleted versions in the order they went. ``more``: ask again with an offset behind them."""
+
+    tombstones: list[Tombstone]
+    more: bool = False
+
+
+class NewName(msgspec.Struct, frozen=True):
+    """An artifact's name to be."""
+
+    name: str
+
+
+class FormerNames(msgspec.Struct, frozen=True):
+    """Names that artifacts had, each with the one that they have now."""
+
+    names: dict[str, str]
+
+
+class Protections(msgspec.Struct, frozen=True):
+    """All protected aliases, those of every artifact first."""
+
+    protections: list[Protection]
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """All retention rules, the one of every artifact first."""
+
+    rules: list[RetentionRule]
+
+
+class RuleOf(msgspec.Struct, frozen=True):
+    """The artifact whose rule is meant; empty: the one of every artifact."""
+
+    artifact: str = EVERY
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Versions (VersionRecord.id) that a session keeps, each with what for; at most BATCH."""
+
+    versions: list[tuple[int, str]]
+
+
+class QuotaWanted(msgspec.Struct, frozen=True):
+    """What a project may take at most, in bytes, as in Usage; None: any number."""
+
+    stored: int | None = None
+    logical: int | None = None
 
 
 class Digests(msgspec.Struct, frozen=True):
@@ -296,10 +358,11 @@ class SessionLife(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A session's id. ``key_id``: as in KeyId, as who opens one will store something."""
+    """A session's id. ``key_id``: as in KeyId, as who opens one will store something. Where the project has a quota, what it takes."""
 
     session: int
     key_id: str = ""
+    usage: Usage | None = None
 
 
 class Damages(msgspec.Struct, frozen=True):

@@ -44,6 +44,15 @@ class Holder(NamedTuple):
         return self.project in {ALL_PROJECTS, project}
 
 
+def asker(request: Request) -> str:
+    """Who asks, in words that are kept with what they change: their token, or where nobody is asked the address they came from."""
+    holder: Holder = request.state.holder
+    if holder.token is not None:
+        name = f" ({holder.token.name})" if holder.token.name else ""
+        return f"token {holder.token.id}{name}"[:255]
+    return f"client {request.client.host}" if request.client is not None else "client"
+
+
 ANYBODY: Final = Holder(ADMIN, ALL_PROJECTS)
 
 

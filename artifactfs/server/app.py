@@ -20,7 +20,7 @@ from artifactfs import __version__
 from artifactfs.content.stores import Stores
 from artifactfs.errors import ArtifactFSError, InvalidInput, NotFound
 from artifactfs.registry.sql import SQLRegistry
-from artifactfs.server import content, objects, operations, runs, tokens, versions
+from artifactfs.server import content, objects, operations, retention, runs, tokens, versions
 from artifactfs.server.access import Access
 from artifactfs.server.document import add_routes, complete
 from artifactfs.server.edge import Edge
@@ -36,6 +36,7 @@ _MODULES: Final = (
     content.operation,
     objects.operation,
     tokens.operation,
+    retention.operation,
 )
 _ABOUT: Final = (
     "The Store and Registry contracts of a repository over HTTP. Messages are msgpack or JSON, as Content-Type and Accept say; "
@@ -51,16 +52,19 @@ def create_app(
     require_tokens: bool = False,
     hosts: Collection[str] | None = None,
     signed: float | None = SIGNED_SECONDS,
+    upkeep_seconds: float = 0.0,
 ) -> FastAPI:
     """The application that serves a repository; ``registry`` is any project's. Both stay the caller's to close.
 
     ``signed``: seconds that URLs of packs in an object store live; None: none are given.
-    ``require_tokens``, ``hosts``: as in :class:`~artifactfs.server.access.Access`.
+    ``require_tokens``, ``hosts``: as in :class:`~artifactfs.server.access.Access`. ``upkeep_seconds``: how often retention rules are
+    applied; 0: never.
     """
-    service = Service(registry, stores, log=log, signed=signed)
+    service = Service(registry, stores, log=log, signed=signed, upkeep_seconds=upkeep_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.upkeep.start()
         yield
         service.end()
         service.close()

@@ -15,6 +15,7 @@ from artifactfs.errors import NotFound
 from artifactfs.model.access import READ, WRITE
 from artifactfs.model.lineage import Link, Links, NewRun, RunRecord
 from artifactfs.model.records import VersionRecord
+from artifactfs.model.retention import Tombstone
 from artifactfs.registry.contract import Registry
 from artifactfs.remote import wire
 from artifactfs.server.calls import ProjectCall
@@ -105,7 +106,8 @@ def _lineage(found: Links, after: int) -> wire.Lineage:
     rest = sorted(found.links, key=lambda link: (link.at, link.run, link.version, link.output))[after:]
     runs = {record.id: record for record in found.runs}
     versions = {record.id: record for record in found.versions}
-    taken = rest[: fitting(_sizes(rest, runs, versions))]
+    deleted = {record.id: record for record in found.deleted}
+    taken = rest[: fitting(_sizes(rest, runs, {**versions, **deleted}))]
     named_runs = dict.fromkeys(link.run for link in taken)
     named_versions = dict.fromkeys(link.version for link in taken)
     return wire.Lineage(
@@ -113,10 +115,13 @@ def _lineage(found: Links, after: int) -> wire.Lineage:
         [runs[identity] for identity in named_runs if identity in runs],
         [versions[identity] for identity in named_versions if identity in versions],
         more=len(taken) < len(rest),
+        deleted=[deleted[identity] for identity in named_versions if identity in deleted],
     )
 
 
-def _sizes(links: list[Link], runs: dict[str, RunRecord], versions: dict[int, VersionRecord]) -> Iterator[int]:
+def _sizes(
+    links: list[Link], runs: dict[str, RunRecord], versions: dict[int, VersionRecord | Tombstone]
+) -> Iterator[int]:
     """Encoded bytes of each link, with the records that it is the first to name."""
     told: set[object] = set()
     for link in links:

@@ -27,6 +27,7 @@ from artifactfs.server.log import Log
 from artifactfs.server.metrics import Metrics
 from artifactfs.server.signing import Signing
 from artifactfs.server.threads import Threads
+from artifactfs.server.upkeep import Upkeep
 
 PROJECTS: Final = 1000
 """Projects whose registry is at hand: a few hundred bytes each, as all share the connections of one database."""
@@ -50,10 +51,19 @@ WRITERS: Final = 4
 class Service:
     """An open repository, as it is served. ``registry`` is any project's; ``log`` gets a line for each request.
 
-    ``signed``: seconds that signed URLs live; None: none are given.
+    ``signed``: seconds that signed URLs live; None: none are given. ``upkeep_seconds``: how often retention rules are applied; 0:
+    never.
     """
 
-    def __init__(self, registry: SQLRegistry, stores: Stores, *, log: Log, signed: float | None) -> None:
+    def __init__(
+        self,
+        registry: SQLRegistry,
+        stores: Stores,
+        *,
+        log: Log,
+        signed: float | None = None,
+        upkeep_seconds: float = 0.0,
+    ) -> None:
         self._registry_of = lru_cache(PROJECTS)(registry.of_project)
         self.own = registry
         self.stores = stores
@@ -71,6 +81,7 @@ class Service:
         self.sizes: Recent[int] = Recent(SIZES)
         self.changes = Changes(self.revision)
         self.metrics = Metrics(registry.pack_totals, lambda: self.changes.following)
+        self.upkeep = Upkeep(registry, log, seconds=upkeep_seconds)
         self.ending = False
         self._reached = float("-inf")  # when an object store answered last
 
@@ -106,9 +117,11 @@ class Service:
     def end(self) -> None:
         """Begin to stop: followers go, readiness is denied; requests that are under way go on."""
         self.ending = True
+        self.upkeep.end()
         self.changes.end()
 
     def close(self) -> None:
         """Let go of threads. The registry and the stores are the caller's."""
+        self.upkeep.close()
         for threads in {self.reading, self.writing, self.checking, self.fetching, self.sending}:
             threads.close()

@@ -15,12 +15,13 @@ from msgspec.structs import replace
 from starlette.responses import Response
 
 from artifactfs.errors import Access, NotFound, Unavailable
-from artifactfs.model.access import ADMIN, ALL_PROJECTS, READ, WRITE
+from artifactfs.model.access import ADMIN, ALL_PROJECTS, READ, WRITE, allows
 from artifactfs.model.query import Query
 from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, VersionRecord
+from artifactfs.model.retention import Permissions
 from artifactfs.registry.contract import Registry
 from artifactfs.remote import wire
-from artifactfs.server.access import KEPT_SECONDS, Holder
+from artifactfs.server.access import KEPT_SECONDS, Holder, asker
 from artifactfs.server.calls import ProjectCall
 from artifactfs.server.document import Operations
 from artifactfs.server.failures import Refusal
@@ -115,7 +116,15 @@ async def edit(call: ProjectCall, name: Name, number: Number) -> Response:
     """Replace description, metadata or tags of a version."""
     new = await call.message(wire.Edit)
     return await call.write(
-        lambda registry: registry.edit(name, number, description=new.description, metadata=new.metadata, tags=new.tags)
+        lambda registry: registry.edit(
+            name,
+            number,
+            description=new.description,
+            metadata=new.metadata,
+            tags=new.tags,
+            add_tags=new.add_tags,
+            remove_tags=new.remove_tags,
+        )
     )
 
 
@@ -127,7 +136,13 @@ async def delete_version(
     delete_aliases: Annotated[bool, Word(description="Whether its aliases may go too.")] = False,
 ) -> Response:
     """Delete a version. `latest` then names the highest number that is left; the number is never given again."""
-    return await call.write(lambda registry: registry.delete(name, number, delete_aliases=delete_aliases))
+    by = asker(call.request)
+    permissions = Permissions(aliases=delete_aliases)
+
+    def delete(registry: Registry) -> None:
+        registry.retention.delete(name, [number], permissions=permissions, by=by)
+
+    return await call.write(delete)
 
 
 @operation("POST", "/find", takes=Query, gives=wire.Found, role=READ)
@@ -150,20 +165,26 @@ async def find(call: ProjectCall) -> Response:
     "/artifacts/{name}/versions/{number}/aliases",
     takes=wire.AliasNames,
     gives=VersionRecord,
-    fails=(404,),
+    fails=(404, 409),
     role=WRITE,
 )
 async def move_aliases(call: ProjectCall, name: Name, number: Number) -> Response:
     """Point aliases at a version; `latest` too, when asked."""
     moved = await call.message(wire.AliasNames)
-    return await call.write(lambda registry: registry.move_aliases(name, number, moved.aliases))
+    _require_admin(call, moved)
+    return await call.write(
+        lambda registry: registry.move_aliases(name, number, moved.aliases, protected=moved.protected)
+    )
 
 
 @operation("POST", "/artifacts/{name}/aliases/remove", takes=wire.AliasNames, fails=(404, 409), role=WRITE)
 async def remove_aliases(call: ProjectCall, name: Name) -> Response:
     """Remove aliases, all or none. `latest` cannot be removed."""
     removed = await call.message(wire.AliasNames)
-    return await call.write(lambda registry: registry.remove_aliases(name, removed.aliases))
+    _require_admin(call, removed)
+    return await call.write(
+        lambda registry: registry.remove_aliases(name, removed.aliases, protected=removed.protected)
+    )
 
 
 @operation("GET", "/artifacts/{name}/aliases", gives=wire.Aliases, role=READ)
@@ -207,11 +228,14 @@ async def parts(call: ProjectCall, name: Name, draft: Annotated[str, Word(descri
 
 @operation("POST", "/sessions", takes=wire.NewSession, gives=wire.Session, role=WRITE)
 async def open_session(call: ProjectCall) -> Response:
-    """Register a writer or reader."""
+    """Register a writer or reader; where the project has a quota, what it takes comes along."""
     new = await call.message(wire.NewSession)
-    return await call.write(
-        lambda registry: wire.Session(registry.open_session(new.kind, seconds=new.seconds), registry.key_id())
-    )
+
+    def begin(registry: Registry) -> wire.Session:
+        begun = registry.begin(new.kind, seconds=new.seconds)
+        return wire.Session(begun.session, registry.key_id(), begun.usage)
+
+    return await call.write(begin)
 
 
 @operation("PUT", "/sessions/{session}", takes=wire.SessionLife, fails=(409,), role=WRITE)
@@ -239,6 +263,15 @@ async def check(call: ProjectCall) -> Response:
         return wire.Damages(found)
 
     return await call.examine(examine)
+
+
+def _require_admin(call: ProjectCall, names: wire.AliasNames) -> None:
+    """Refuse whoever is no admin to touch protected aliases."""
+    holder: Holder = call.request.state.holder
+    if names.protected and not allows(holder.role, ADMIN):
+        raise Access(
+            f"protected aliases are moved and removed with the role {ADMIN}, and the token has the role {holder.role}; ask an admin"
+        )
 
 
 def _there(found: VersionRecord | None, name: str) -> VersionRecord:

@@ -27,6 +27,13 @@ ADMINS = {
     ("get", "/tokens"),
     ("post", "/tokens"),
     ("delete", "/tokens/{token}"),
+    ("post", "/artifacts/{name}/delete"),
+    ("put", "/artifacts/{name}/name"),
+    ("post", "/protections"),
+    ("post", "/protections/remove"),
+    ("post", "/retention"),
+    ("post", "/retention/remove"),
+    ("put", "/quota"),
 }
 QUESTIONS = {"/find", "/chunks/missing", "/chunks/locate", "/nodes", "/path", "/links", "/urls"}
 

@@ -177,8 +177,8 @@ def test_one_run(cli: Cli, pipeline: Repository):
     pipeline.registry.add_inputs("fit", [pipeline.registry.version("result", 0).id])
     assert "inputs    data:v0\n          result:v0\n" in cli("runs", "fit").stdout
     pipeline.registry.delete("data", 0)
-    assert json.loads(cli("runs", "fit", "--json").stdout)["used"] == [None, "result:v0"]
-    assert "inputs    a deleted version" in cli("runs", "fit").lines
+    assert json.loads(cli("runs", "fit", "--json").stdout)["used"] == ["data:v0", "result:v0"]
+    assert "inputs    data:v0 (deleted)" in cli("runs", "fit").lines
 
 
 def test_a_run_that_is_none_or_several(cli: Cli, pipeline: Repository):

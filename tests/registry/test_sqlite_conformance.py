@@ -9,6 +9,7 @@ from artifactfs.registry.contract import Registry
 from artifactfs.registry.sql import SQLRegistry
 from tests.conformance.lineage import LineageConformance
 from tests.conformance.registry import Clock, RegistryConformance
+from tests.conformance.retention import RetentionConformance
 
 
 class SQLite:
@@ -30,4 +31,8 @@ class TestSQLite(SQLite, RegistryConformance):
 
 
 class TestSQLiteLineage(SQLite, LineageConformance):
+    pass
+
+
+class TestSQLiteRetention(SQLite, RetentionConformance):
     pass

@@ -15,6 +15,7 @@ from artifactfs.remote.registry import RemoteRegistry
 from artifactfs.remote.store import RemoteStore
 from tests.conformance.lineage import LineageConformance
 from tests.conformance.registry import Clock, RegistryConformance, StorePack
+from tests.conformance.retention import RetentionConformance
 from tests.conformance.store import StoreConformance, put
 
 
@@ -75,4 +76,8 @@ class TestRemoteRegistry(Remote, RegistryConformance):
 
 
 class TestRemoteLineage(Remote, LineageConformance):
+    pass
+
+
+class TestRemoteRetention(Remote, RetentionConformance):
     pass

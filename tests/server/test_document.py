@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 
 from artifactfs.model.lineage import NewRun
 from artifactfs.model.query import Query
+from artifactfs.model.retention import Permissions, Protection, RetentionRule
 from artifactfs.remote import wire
 from tests.conformance.packs import chunk, packed
 from tests.conformance.registry import NAME, digest, request
@@ -93,7 +94,7 @@ def test_every_route_is_listed_and_nothing_else(served, document):
     }
     assert {(path, method) for path, method, _ in operations(document)} == routes
     assert (f"{'/v1/projects/{project}'}/objects/{{key}}", "put") in routes
-    assert len(routes) == 47
+    assert len(routes) == 62
 
 
 def test_every_reference_leads_somewhere(document):
@@ -199,6 +200,26 @@ def test_answers_are_as_the_document_says(served, document):
             f"/artifacts/{NAME}/versions/0?delete_aliases=true",
             None,
         ),
+        (
+            "post",
+            "/artifacts/{name}/delete",
+            f"/artifacts/{NAME}/delete",
+            wire.Deletion([9], Permissions(aliases=True)),
+        ),
+        ("get", "/deleted", f"/deleted?artifact={NAME}", None),
+        ("get", "/artifacts/{name}/deleted/{number}", f"/artifacts/{NAME}/deleted/0", None),
+        ("post", "/protections", "/protections", Protection("production")),
+        ("get", "/protections", "/protections", None),
+        ("post", "/protections/remove", "/protections/remove", Protection("production")),
+        ("post", "/retention", "/retention", RetentionRule(keep_last=3, where="size > 0")),
+        ("get", "/retention", "/retention", None),
+        ("post", "/retention/remove", "/retention/remove", wire.RuleOf()),
+        ("put", "/sessions/{session}/held", f"/sessions/{session}/held", wire.Held([(1, "pinned")])),
+        ("get", "/held", "/held", None),
+        ("put", "/quota", "/quota", wire.QuotaWanted(1 << 40, None)),
+        ("get", "/usage", "/usage", None),
+        ("put", "/artifacts/{name}/name", "/artifacts/absent/name", wire.NewName("present")),
+        ("get", "/former-names", "/former-names", None),
         ("post", "/nodes", "/nodes", wire.NodesWanted([chunk("a")], 100)),
         ("post", "/path", "/path", wire.PathWanted(digest("a"), "x/y")),
         ("put", "/sessions/{session}", f"/sessions/{session}", wire.SessionLife(60)),
