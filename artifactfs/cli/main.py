@@ -39,7 +39,9 @@ COMMANDS: Final = (
     ("Server", "serving", ("serve",)),
     ("Server", "tokens", ("token",)),
     ("Cache", "caching", ("cache",)),
-    ("Repository and help", "setup", ("init", "verify", "doctor", "help", "completion")),
+    ("Repository and help", "setup", ("init",)),
+    ("Repository and help", "verifying", ("verify",)),
+    ("Repository and help", "setup", ("doctor", "help", "completion")),
 )
 
 
