@@ -1,10 +1,7 @@
 """Repository: a Registry and a Store behind one door.
 
-Everything above this floor works through it and does not know which kinds are behind. An embedded repository is a directory::
-
-    repository.json   {"magic": "artifactfs-repository", "format": 1}
-    registry.db       the Registry (SQLite)
-    store/            the Store (packs)
+Everything above this floor works through it and does not know which kinds are behind. An embedded repository is a directory, as
+:mod:`artifactfs.directory` has it.
 
 A Repository may be used from any thread. A forked child must open its own.
 """
@@ -12,9 +9,7 @@ A Repository may be used from any thread. A forked child must open its own.
 from __future__ import annotations
 
 import difflib
-import fcntl
 import os
-import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -24,15 +19,17 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
+from artifactfs import directory
 from artifactfs.content.backing import Backing
 from artifactfs.content.local import LocalStore
 from artifactfs.content.reader import ContentReader, FileReader
 from artifactfs.content.source import Source
 from artifactfs.content.store import Store
 from artifactfs.content.stored import StoredSource
+from artifactfs.content.stores import LocalStores
 from artifactfs.content.writer import ContentWriter
 from artifactfs.credentials import NONE, Credentials
-from artifactfs.errors import ArtifactFSError, Conflict, Format, InvalidInput, NotFound, Unavailable, translate_os
+from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput, NotFound
 from artifactfs.forks import Gate
 from artifactfs.model.digest import TREE, format_digest
 from artifactfs.model.names import LATEST, Address, check_name, parse_version
@@ -48,21 +45,10 @@ if TYPE_CHECKING:
 
 SECONDS: Final = 30.0
 """How long what is asked of a server may take, unless said otherwise."""
-MAGIC: Final = "artifactfs-repository"
-FORMAT: Final = 1
-MARKER: Final = "repository.json"
 SESSION_SECONDS: Final = 600.0
 """How long a writer that fell silent still protects what it stored."""
 HEARTBEAT_SECONDS: Final = 60.0
 """How often a writer renews its Session: a tenth of its life, so that nine renewals may fail."""
-
-
-_BESIDE: Final = f".{MARKER}.new"
-
-
-class _Marker(msgspec.Struct):
-    magic: str
-    format: int
 
 
 class Repository:
@@ -140,13 +126,9 @@ class Repository:
                 raise InvalidInput(f"the repository {location} needs a cache: give a directory for it")
             return cls._open_remote(location, project, cache, seconds, credentials)
         path = _directory_of(location)
-        _check_marker(path)
-        registry = SQLRegistry(path / "registry.db", project=project)
-        try:
-            store = LocalStore(path / "store")
-        except BaseException:
-            registry.close()
-            raise
+        directory.opened(path)
+        registry = SQLRegistry(path / directory.REGISTRY, project=project)
+        store = LocalStores(path / directory.STORE).of_project(project)
         source = StoredSource(store, registry)
         return cls(
             str(path),
@@ -207,22 +189,7 @@ class Repository:
         """Make an embedded repository in a directory that is absent or empty. Conflict when one is there already."""
         check_name(project)
         path = _directory_of(location)
-        try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with _locked(path):
-                present = sorted(item.name for item in path.iterdir())
-                if MARKER in present:
-                    raise Conflict(f"{path} is a repository already")
-                if not all(map(_is_part, present)):
-                    raise InvalidInput(
-                        f"{path} is not empty ({present[0]!r} is there); give an empty or a new directory"
-                    )
-                SQLRegistry(path / "registry.db", project=project, create=True).close()
-                LocalStore(path / "store", create=True).close()
-                # Last, as it makes the directory a repository: a creation that was killed is simply made again.
-                _write_marker(path)
-        except OSError as error:
-            raise translate_os(error, f"cannot make a repository in {path}") from error
+        directory.create(path, project=project)
         return cls.open(location, project=project, cache=cache, seconds=seconds, credentials=credentials)
 
     @classmethod
@@ -500,64 +467,3 @@ def _directory_of(location: str) -> Path:
     if not location:
         raise InvalidInput("the repository's location is empty; give a directory")
     return Path(location).absolute()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One creation at a time. The lock is the kernel's, so it goes with a process that is killed."""
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for _ in range(300):  # 30 s; a creation takes some 50 ms
-            try:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.1)
-        else:
-            raise Unavailable(f"another process has been making a repository in {path} for 30 s; try again later")
-        yield
-    finally:
-        os.close(directory)
-
-
-def _is_part(name: str) -> bool:
-    """What a creation that is under way, or was killed, may have left: none of it makes the directory something else."""
-    return name.startswith("registry.db") or name in {"store", _BESIDE}
-
-
-def _check_marker(path: Path) -> None:
-    try:
-        data = (path / MARKER).read_bytes()
-    except FileNotFoundError:
-        if not path.exists():
-            raise NotFound(f"no repository at {path}; `artifactfs init {path}` makes one") from None
-        # The marker itself may have come since.
-        if all(item.name == MARKER or _is_part(item.name) for item in path.iterdir()):
-            raise NotFound(f"no repository in {path} yet; `artifactfs init {path}` makes one") from None
-        raise InvalidInput(f"{path} is not an ArtifactFS repository: it has no {MARKER}") from None
-    except OSError as error:
-        if isinstance(error, NotADirectoryError):
-            raise InvalidInput(f"{path} is not a directory, so it is no ArtifactFS repository") from error
-        raise translate_os(error, f"cannot open the repository {path}") from error
-    try:
-        marker = msgspec.json.decode(data, type=_Marker)
-    except msgspec.MsgspecError as error:
-        raise Format(f"{path / MARKER} is damaged: {error}; restore it from another repository of format 1") from error
-    if marker.magic != MAGIC:
-        raise InvalidInput(f"{path} is not an ArtifactFS repository: {MARKER} says {marker.magic!r}")
-    if marker.format != FORMAT:
-        raise Format(f"{path} has format {marker.format}; this release reads format {FORMAT}: use a newer artifactfs")
-
-
-def _write_marker(path: Path) -> None:
-    beside = path / _BESIDE
-    with beside.open("wb") as file:
-        file.write(msgspec.json.encode(_Marker(MAGIC, FORMAT)) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path / MARKER)
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

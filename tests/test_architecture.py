@@ -26,6 +26,7 @@ FLOORS = {
     "artifactfs.registry": 2,
     "artifactfs.ancestry": 2,
     "artifactfs.health": 3,
+    "artifactfs.directory": 3,
     "artifactfs.references": 3,
     "artifactfs.remote": 3,
     "artifactfs.building": 4,

@@ -17,7 +17,7 @@ from artifactfs.cli.context import Context, pass_context
 from artifactfs.errors import Access, InvalidInput, Unavailable
 
 if TYPE_CHECKING:
-    from artifactfs.content.local import LocalStore
+    from artifactfs.content.stores import LocalStores
     from artifactfs.registry.sql import SQLRegistry
     from artifactfs.repository import Repository
 
@@ -99,7 +99,7 @@ def serve_command(
     require_tokens = require_tokens or not (loopback or allow_unauthenticated)
     # First, so that a port that is in use makes no repository.
     with closing(listen(host, port)) as listener, context.open(create=True) as repository:
-        registry, store = _parts(repository)
+        registry, stores = _parts(repository)
         if require_tokens and not loopback and not registry.tokens.exist():
             raise Access(
                 f"{host} can be reached from other machines, and there is no token yet, so that nobody could come in; make the first: "
@@ -122,7 +122,7 @@ def serve_command(
         try:
             app = create_app(
                 registry,
-                store,
+                stores,
                 log=log,
                 require_tokens=require_tokens,
                 hosts={"localhost", host} if loopback and not allow_unauthenticated else None,
@@ -130,16 +130,17 @@ def serve_command(
             Serving(app, listener, graceful=graceful, certificate=certificate).run(tell)
         finally:
             log.close()
+            stores.close()
 
 
-def _parts(repository: Repository) -> tuple[SQLRegistry, LocalStore]:
-    from artifactfs.content.local import LocalStore
+def _parts(repository: Repository) -> tuple[SQLRegistry, LocalStores]:
+    from artifactfs.content.stores import LocalStores
+    from artifactfs.directory import STORE
     from artifactfs.registry.sql import SQLRegistry
 
-    registry, store = repository.registry, repository.store
+    registry = repository.registry
     assert isinstance(registry, SQLRegistry)  # noqa: S101 - of a directory
-    assert isinstance(store, LocalStore)  # noqa: S101 - of a directory
-    return registry, store
+    return registry, LocalStores(repository.disk / STORE)
 
 
 def _write(line: str) -> None:

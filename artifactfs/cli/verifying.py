@@ -214,8 +214,8 @@ def _advice(checked: Checked) -> list[str]:
     advice = []
     if checked.hits:
         advice.append(
-            "what is still damaged is nowhere here; store the same files once more (artifactfs put), or repeat with --from REPOSITORY, a "
-            "copy that has the versions; else delete these versions"
+            "what is still damaged is nowhere here; store the same files once more (artifactfs put), or repeat with --from "
+            "REPOSITORY, a copy that has the versions; else delete these versions"
         )
     if checked.registry:
         advice.append("of a registry only the chunk index is made anew from packs: restore registry.db from a backup")

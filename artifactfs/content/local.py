@@ -59,7 +59,7 @@ class LocalStore:
         self._open: OrderedDict[str, _Object] = OrderedDict()
         try:
             if create:
-                _make_directory(root)
+                make_directory(root)
             elif not absent and not root.is_dir():
                 raise NotFound(f"{root}: there is no store")
         except OSError as error:
@@ -79,7 +79,7 @@ class LocalStore:
     def upload(self) -> LocalUpload:
         """Begin an object. Access, NoSpace when the directory cannot be written."""
         try:
-            _make_directory(self._temporary)
+            make_directory(self._temporary)
             return LocalUpload(self, *self._create_temporary())
         except OSError as error:
             raise translate_os(error, f"cannot write to the store {self.root}") from error
@@ -152,10 +152,10 @@ class LocalStore:
             self._open.pop(key, None)
             self._open.pop(to, None)
         try:
-            _make_directory(target.parent)
+            make_directory(target.parent)
             source.rename(target)
-            _sync_directory(target.parent)
-            _sync_directory(source.parent)
+            sync_directory(target.parent)
+            sync_directory(source.parent)
         except OSError as error:
             raise translate_os(error, f"cannot move {source}") from error
 
@@ -266,13 +266,13 @@ class LocalUpload:
         target = self._store.path(key)
         try:
             os.fsync(self._descriptor)
-            _make_directory(target.parent)
+            make_directory(target.parent)
             if target.exists():
                 self._path.unlink()
             else:
                 self._path.rename(target)
             # Also for an object that was there: its writer may not have come to this line yet.
-            _sync_directory(target.parent)
+            sync_directory(target.parent)
         except OSError as error:
             raise translate_os(error, f"cannot write to the store {self._store.root}") from error
         self._close()
@@ -301,17 +301,18 @@ class _Object:
         os.close(self.descriptor)
 
 
-def _make_directory(path: Path) -> None:
+def make_directory(path: Path) -> None:
     """Make a directory and its missing parents, durably."""
     if path.is_dir():
         return
-    _make_directory(path.parent)
+    make_directory(path.parent)
     with contextlib.suppress(FileExistsError):
         path.mkdir()
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

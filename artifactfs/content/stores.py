@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from artifactfs.buckets.bucket import Bucket
 from artifactfs.buckets.places import is_bucket, place_of
@@ -21,6 +22,9 @@ from artifactfs.content.store import Store
 from artifactfs.errors import InvalidInput, translate_os
 from artifactfs.model.names import check_project
 
+PROJECTS: Final = 64
+"""Projects whose Store is at hand: one of a directory has up to 128 descriptors."""
+
 
 class Stores(Protocol):
     """The Stores of all projects."""
@@ -30,7 +34,7 @@ class Stores(Protocol):
         """Whether reads are answered from a local disk."""
 
     def of_project(self, name: str) -> Store:
-        """The Store of a project, whether it holds anything or not; always the same one. InvalidInput for what is no name."""
+        """The Store of a project, whether it holds anything or not. InvalidInput for what is no name."""
 
     def check(self) -> None:
         """Ask where the objects are, once. NotFound, Access, InvalidInput, Unavailable when they could not be read."""
@@ -43,18 +47,21 @@ Kind = TypeVar("Kind", bound=Store)
 
 
 class _Opened(Generic[Kind]):
-    """Stores by project, each opened once."""
+    """Stores by project, the latest of them: anybody may name a project. One that is forgotten closes with its last reader."""
 
     def __init__(self, opening: Callable[[str], Kind]) -> None:
         self._opening = opening
         self._lock = threading.Lock()
-        self._stores: dict[str, Kind] = {}
+        self._stores: OrderedDict[str, Kind] = OrderedDict()
 
     def of_project(self, name: str) -> Kind:
         with self._lock:
             store = self._stores.get(name)
             if store is None:
                 store = self._stores[name] = self._opening(check_project(name))
+                if len(self._stores) > PROJECTS:
+                    self._stores.popitem(last=False)
+            self._stores.move_to_end(name)
             return store
 
     def close(self) -> None:

@@ -45,6 +45,7 @@ LOOK_SECONDS: Final = 0.25
 """How often a waiting :meth:`SQLRegistry.changed` looks."""
 
 _FIND_PROJECT: Final = select(project.c.id).where(project.c.name == bindparam("called"))
+_PROJECTS: Final = select(project.c.name).order_by(project.c.name)
 # To the milliseconds of the clock, as long as these rise: what is remembered of a state that the restoring of a backup undid is never
 # taken for what came after.
 _RAISE_REVISION: Final = (
@@ -196,6 +197,19 @@ class SQLRegistry:
     def packs(self) -> list[tuple[str, int]]:
         """Every pack of the project, sorted by digest: digest and size in bytes."""
         return self._chunks.packs(self._number or self._find_project())
+
+    def projects(self) -> list[str]:
+        """Names of all projects of this database that were ever written to, sorted."""
+        with self._database.reading() as connection:
+            return list(connection.execute(_PROJECTS).scalars())
+
+    def pack_holders(self) -> dict[str, list[str]]:
+        """Of every pack of this database, by digest, the names of the projects that hold it, sorted."""
+        return self._chunks.holders()
+
+    def pack_totals(self) -> tuple[int, int]:
+        """How many packs all projects of this database hold, and how many bytes these have."""
+        return self._chunks.totals()
 
     # -- commit ----------------------------------------------------------------------------------------------------
 

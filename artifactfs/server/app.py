@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artifactfs import __version__
-from artifactfs.content.local import LocalStore
+from artifactfs.content.stores import Stores
 from artifactfs.errors import ArtifactFSError, InvalidInput, NotFound
 from artifactfs.registry.sql import SQLRegistry
 from artifactfs.server import content, objects, operations, runs, tokens, versions
@@ -43,7 +43,7 @@ _ABOUT: Final = (
 
 def create_app(
     registry: SQLRegistry,
-    store: LocalStore,
+    stores: Stores,
     *,
     log: Log,
     require_tokens: bool = False,
@@ -53,7 +53,7 @@ def create_app(
 
     ``require_tokens``, ``hosts``: as in :class:`~artifactfs.server.access.Access`.
     """
-    service = Service(registry, store, log=log)
+    service = Service(registry, stores, log=log)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

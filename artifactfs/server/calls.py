@@ -15,6 +15,7 @@ from fastapi import Depends, Path
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from artifactfs.content.store import Store
 from artifactfs.errors import ArtifactFSError, InvalidInput, Unavailable
 from artifactfs.registry.contract import Registry
 from artifactfs.remote.wire import JSON, MESSAGE_LIMIT, MSGPACK, REVISION_HEADER, decode, encode
@@ -40,6 +41,11 @@ class Call:
         self.project = project
         self.service = service
         self.registry: Registry = service.registry(project)
+
+    @property
+    def store(self) -> Store:
+        """The project's Store."""
+        return self.service.store(self.project)
 
     async def message(self, kind: type[T]) -> T:
         """The request's message. Refusals of other media types and of too many bytes; InvalidInput for what is no such message."""

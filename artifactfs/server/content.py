@@ -40,14 +40,14 @@ async def nodes(call: ProjectCall) -> Response:
     """Nodes, with some below them. An answer is bounded: what does not fit is left out, like what is not held, and asked for again."""
     wanted = await call.message(wire.NodesWanted)
     _bounded(wanted.digests)
-    return await call.read(lambda registry: with_nodes_below(call.service.store, registry, wanted))
+    return await call.read(lambda registry: with_nodes_below(call.store, registry, wanted))
 
 
 @operation("POST", "/path", takes=wire.PathWanted, gives=wire.Nodes, role=READ)
 async def path(call: ProjectCall) -> Response:
     """All nodes along a path, and where what lies at its end is: one request to open a file."""
     wanted = await call.message(wire.PathWanted)
-    return await call.read(lambda registry: along_path(call.service.store, registry, wanted))
+    return await call.read(lambda registry: along_path(call.store, registry, wanted))
 
 
 @operation("GET", "/packs", gives=wire.Packs, role=READ)
@@ -63,7 +63,7 @@ async def add_packs(call: ProjectCall) -> Response:
     for pack in new.packs:
         check_pack(pack)
     service = call.service
-    checks = (service.checking.run(partial(check_upload, service.store, pack)) for pack in new.packs)
+    checks = (service.checking.run(partial(check_upload, call.store, pack)) for pack in new.packs)
     # To their ends, also when one fails: the next request need not compete with what is left of this one.
     for failure in await asyncio.gather(*checks, return_exceptions=True):
         if isinstance(failure, Integrity):

@@ -1,7 +1,7 @@
 """What the server counts, for Prometheus.
 
-Used by the application's edge and the route /metrics. Counters may be raised from any thread; :meth:`Metrics.text` reads the store's
-directory and runs on a thread.
+Used by the application's edge and the route /metrics. Counters may be raised from any thread; :meth:`Metrics.text` asks the
+registry and runs on a thread.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from artifactfs import __version__
-from artifactfs.content.store import Store
 from artifactfs.errors import ArtifactFSError
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SIZE_SECONDS: Final = 60.0
-"""How long the size of the repository is remembered: to know it, each pack is looked at (10,000 packs, 640 GB: 50 ms)."""
+"""How long the size of the repository is remembered: to know it, the row of each pack is looked at."""
 
 # A node along a path takes a millisecond, a range of some megabytes ten, a pack's upload a second, a long poll 50.
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Metrics:
-    """Counters of one application. ``following`` tells how many long polls are open."""
+    """Counters of one application. ``packs`` tells how many there are and their bytes, ``following`` how many long polls are open."""
 
-    def __init__(self, store: Store, following: Callable[[], int]) -> None:
+    def __init__(self, packs: Callable[[], tuple[int, int]], following: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
         labels = ("method", "route")
         self._requests = Counter(
@@ -49,7 +48,7 @@ class Metrics:
         polls.set_function(following)
         about = Gauge("artifactfs_info", "The server's release.", ("version",), registry=self._registry)
         about.labels(__version__).set(1)
-        self._registry.register(_Packs(store))
+        self._registry.register(_Packs(packs))
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
@@ -71,24 +70,23 @@ class Metrics:
 class _Packs(Collector):
     """Size of the repository, looked up when it is asked for."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, packs: Callable[[], tuple[int, int]]) -> None:
+        self._packs = packs
         self._lock = Lock()
         self._looked = float("-inf")
         self._found = (0, 0)
 
     def describe(self) -> Iterator[Metric]:
-        yield from ()  # so that registering reads no directory
+        yield from ()  # so that registering asks nobody
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
             if time.monotonic() - self._looked >= SIZE_SECONDS:
                 try:
-                    sizes = [size for key, size in self._store.list("packs/") if key.endswith(".pack")]
+                    self._found = self._packs()
                 except ArtifactFSError:
                     return  # what is not known is not told
-                self._found = (len(sizes), sum(sizes))
                 self._looked = time.monotonic()
             count, size = self._found
-        yield GaugeMetricFamily("artifactfs_packs", "Packs in the store.", value=count)
-        yield GaugeMetricFamily("artifactfs_packs_bytes", "Bytes of packs in the store.", value=size)
+        yield GaugeMetricFamily("artifactfs_packs", "Packs that the projects hold.", value=count)
+        yield GaugeMetricFamily("artifactfs_packs_bytes", "Bytes of packs that the projects hold.", value=size)

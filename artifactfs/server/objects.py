@@ -21,7 +21,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from artifactfs.content.local import LocalUpload, check_key
+from artifactfs.content.local import LocalStore, check_key
+from artifactfs.content.store import Store, Upload
 from artifactfs.errors import Integrity, InvalidInput
 from artifactfs.model.access import ADMIN, READ, WRITE
 from artifactfs.remote import wire
@@ -54,7 +55,7 @@ async def objects(
     after: Annotated[str, Query(description="Only keys that sort behind this one.")] = "",
 ) -> Response:
     """Keys and sizes in bytes, sorted by key, page by page."""
-    store = call.service.store
+    store = call.store
 
     def page(_: object) -> wire.Objects:
         found = list(islice(((key, size) for key, size in store.list(prefix) if key > after), wire.BATCH + 1))
@@ -73,7 +74,7 @@ async def objects(
 )
 async def size(call: ProjectCall, key: Key) -> Response:
     """An object's size, without its bytes."""
-    found = await call.carry_out(call.service.reading, lambda _: call.service.store.size(key))
+    found = await call.carry_out(call.service.reading, lambda _: call.store.size(key))
     return Response(None, 200, {**call.headers(), "Content-Length": str(found), "Accept-Ranges": "bytes"}, wire.BYTES)
 
 
@@ -110,7 +111,7 @@ async def size(call: ProjectCall, key: Key) -> Response:
 )
 async def get(call: ProjectCall, key: Key) -> Response:
     """An object's bytes, or one range of them."""
-    store = call.service.store
+    store = call.store
 
     def look(_: object) -> int:
         store.read(key, 0, 0)  # opens it
@@ -120,10 +121,10 @@ async def get(call: ProjectCall, key: Key) -> Response:
     span = _span(call.request, key, total)
     headers = {**call.headers(), "Accept-Ranges": "bytes"}
     if span is None:
-        return ObjectResponse(call.service, key, 0, total, status=200, headers=headers)
+        return ObjectResponse(call.service, store, key, 0, total, status=200, headers=headers)
     begin, end = span
     headers["Content-Range"] = f"bytes {begin}-{end - 1}/{total}"
-    return ObjectResponse(call.service, key, begin, end, status=206, headers=headers)
+    return ObjectResponse(call.service, store, key, begin, end, status=206, headers=headers)
 
 
 @operation(
@@ -145,7 +146,7 @@ async def put(call: ProjectCall, key: Key) -> Response:
         raise Refusal(411, InvalidInput(f"the length of {key} is not stated; send a Content-Length"))
     check_key(key)
     pack = _PACK.fullmatch(key)
-    store, writing = call.service.store, call.service.writing
+    store, writing = call.store, call.service.writing
     upload = await writing.run(store.upload)
     receiver = _Receiver(upload, pack[1] if pack is not None else None)
     try:
@@ -162,24 +163,25 @@ async def put(call: ProjectCall, key: Key) -> Response:
 @operation("DELETE", "/objects/{key:path}", role=ADMIN)
 async def delete(call: ProjectCall, key: Key) -> Response:
     """Remove an object, if it is there."""
-    return await call.write(lambda _: call.service.store.delete(key))
+    return await call.write(lambda _: call.store.delete(key))
 
 
 class ObjectResponse(Response):
     """Bytes ``begin`` to ``end`` of an object, in blocks, each read when the one before the last is on its way."""
 
     def __init__(
-        self, service: Service, key: str, begin: int, end: int, *, status: int, headers: dict[str, str]
+        self, service: Service, store: Store, key: str, begin: int, end: int, *, status: int, headers: dict[str, str]
     ) -> None:
         super().__init__(None, status, {**headers, "Content-Length": str(end - begin)}, wire.BYTES)
         self._service = service
+        self._store = store
         self._key = key
         self._begin = begin
         self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - of ASGI
         """Send it, or stop when the client goes away."""
-        service, store, key = self._service, self._service.store, self._key
+        service, store, key = self._service, self._store, self._key
         position = self._begin
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         # uvicorn takes what is sent to a client that has gone, and says nothing.
@@ -187,7 +189,7 @@ class ObjectResponse(Response):
         try:
             while position < self._end and not gone.done():
                 block: bytes | bytearray = bytearray(min(SENT, self._end - position))
-                if not store.read_cached(key, position, memoryview(block)):
+                if not (isinstance(store, LocalStore) and store.read_cached(key, position, memoryview(block))):
                     block = await service.reading.run(partial(store.read, key, position, len(block)))
                 position += len(block)
                 await send({"type": "http.response.body", "body": block, "more_body": position < self._end})
@@ -207,7 +209,7 @@ async def _gone(receive: Receive) -> None:
 class _Receiver:
     """An upload and, for a pack, the digest of what came."""
 
-    def __init__(self, upload: LocalUpload, name: str | None) -> None:
+    def __init__(self, upload: Upload, name: str | None) -> None:
         # A request that is cancelled may still have a thread that writes, while another one aborts.
         self._lock = threading.Lock()
         self._aborted = False

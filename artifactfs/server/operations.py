@@ -47,7 +47,7 @@ async def readyz(request: Request) -> Response:
 
     def use() -> None:
         service.own.missing([bytes(32)])
-        next(iter(service.store.list("packs/")), None)
+        service.stores.check()
 
     await service.reading.run(use)
     return _told(request, Health("ok"))

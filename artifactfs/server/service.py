@@ -1,4 +1,4 @@
-"""What all routes of one application share: the registries of its projects, the store, threads, followers, counters.
+"""What all routes of one application share: the registries and Stores of its projects, threads, followers, counters.
 
 Made by ``app.py``. Used on the event loop's thread; what blocks goes to one of its three kinds of threads.
 
@@ -12,7 +12,8 @@ import os
 from functools import lru_cache
 from typing import Final
 
-from artifactfs.content.local import LocalStore
+from artifactfs.content.store import Store
+from artifactfs.content.stores import Stores
 from artifactfs.registry.contract import Registry
 from artifactfs.registry.sql import SQLRegistry
 from artifactfs.registry.sqlite import READERS
@@ -30,22 +31,26 @@ WRITERS: Final = 4
 class Service:
     """An open repository, as it is served. ``registry`` is any project's; ``log`` gets a line for each request."""
 
-    def __init__(self, registry: SQLRegistry, store: LocalStore, *, log: Log) -> None:
+    def __init__(self, registry: SQLRegistry, stores: Stores, *, log: Log) -> None:
         self._registry_of = lru_cache(PROJECTS)(registry.of_project)
         self.own = registry
-        self.store = store
+        self.stores = stores
         self.log = log
         self.reading = Threads("reading", READERS)
         self.writing = Threads("writing", WRITERS)
         # Unpacking and hashing: more threads than processors would only take turns.
         self.checking = Threads("checking", len(os.sched_getaffinity(0)))
         self.changes = Changes(self.revision)
-        self.metrics = Metrics(store, lambda: self.changes.following)
+        self.metrics = Metrics(registry.pack_totals, lambda: self.changes.following)
         self.ending = False
 
     def registry(self, project: str) -> Registry:
         """The registry of a project, whether or not it was ever written to. InvalidInput for what is no name."""
         return self._registry_of(project)
+
+    def store(self, project: str) -> Store:
+        """The Store of a project, which holds nothing of another's. InvalidInput for what is no name."""
+        return self.stores.of_project(project)
 
     async def revision(self, project: str) -> int:
         """A project's present revision."""
@@ -57,6 +62,6 @@ class Service:
         self.changes.end()
 
     def close(self) -> None:
-        """Let go of threads. The registry and the store are the caller's."""
+        """Let go of threads. The registry and the stores are the caller's."""
         for threads in (self.reading, self.writing, self.checking):
             threads.close()

@@ -379,7 +379,7 @@ def test_what_is_no_repository_is_refused(cli, bikes):
     assert "artifactfs init" in cli.refuses("--repository", cli.home / "nowhere", "ls")
     assert "a repository is a directory, or http" in cli.refuses("--repository", "ftp://host/x", "ls", status=2)
     cli("init", cli.home / "newer")
-    (cli.home / "newer" / "repository.json").write_text('{"magic": "artifactfs-repository", "format": 2}')
+    (cli.home / "newer" / "repository.json").write_text('{"magic": "artifactfs-repository", "format": 3}')
     assert "format 2" in cli.refuses("--repository", cli.home / "newer", "put", "x", bikes)
 
 

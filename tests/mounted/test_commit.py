@@ -95,7 +95,7 @@ def test_unchanged_staging_makes_no_version(mounted, data):
 
 def test_a_commit_stores_what_changed(mounted, data):
     """Untouched content is neither read nor stored; of a large file only what is near the change."""
-    packs = mounted.cli.home / ".local/share/artifactfs/repository/store/packs"
+    packs = mounted.cli.home / ".local/share/artifactfs/repository/store/default/packs"
 
     def stored() -> int:
         return sum(path.stat().st_size for path in packs.rglob("*.pack"))

@@ -99,7 +99,7 @@ def test_a_file_is_no_repository(place):
 
 def test_a_newer_format_is_refused_with_both_numbers(repository, place):
     (place / "repository.json").write_text(json.dumps({"magic": "artifactfs-repository", "format": 99}))
-    with pytest.raises(Format, match=r"format 99.*format 1"):
+    with pytest.raises(Format, match=r"format 99.*format 2"):
         Repository.open(str(place))
 
 

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from artifactfs.content.local import LocalStore
+from artifactfs.content.stores import LocalStores
 from artifactfs.registry.sql import SQLRegistry
 from artifactfs.remote import wire
 from artifactfs.remote.client import Connection
@@ -92,12 +93,17 @@ class Served:
 
     url: str
     registry: SQLRegistry
-    store: LocalStore
+    stores: LocalStores
     service: Service
     app: Any
     serving: Serving
     thread: threading.Thread
     lines: list[str] = field(default_factory=list)
+
+    @property
+    def store(self) -> LocalStore:
+        """The Store of the project ``default``."""
+        return self.stores.of_project("default")
 
     def ask(self, method: str, path: str, message: object = None, **options: Any) -> Answer:
         """A request; ``path`` is below the project unless it begins with a slash."""
@@ -126,15 +132,15 @@ class Served:
 @contextmanager
 def serving(place: Path, *, graceful: int = 5) -> Iterator[Served]:
     registry = SQLRegistry(place / "registry.db", create=True)
-    store = LocalStore(place / "store", create=True)
+    stores = LocalStores(place / "store")
     lines: list[str] = []
     log = Log(lines.append)
-    app = create_app(registry, store, log=log)
+    app = create_app(registry, stores, log=log)
     listener = listen("127.0.0.1", 0)
     server = Serving(app, listener, graceful=graceful)
     ready = threading.Event()
     thread = threading.Thread(target=server.run, args=(ready.set,))
-    served = Served(url_of(listener), registry, store, app.state.service, app, server, thread, lines)
+    served = Served(url_of(listener), registry, stores, app.state.service, app, server, thread, lines)
     thread.start()
     try:
         assert ready.wait(30)
@@ -143,7 +149,7 @@ def serving(place: Path, *, graceful: int = 5) -> Iterator[Served]:
         served.stop()
         log.close()
         registry.close()
-        store.close()
+        stores.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
-from artifactfs.content.local import LocalStore
+from artifactfs.content.stores import LocalStores
 from artifactfs.registry.sql import SQLRegistry
 from artifactfs.server.app import create_app
 from artifactfs.server.log import Log
@@ -23,10 +23,10 @@ def main() -> None:
         place = Path(line.rstrip("\n"))
         clock = place / "clock"
         registry = SQLRegistry(place / "registry.db", create=True, clock=lambda clock=clock: float(clock.read_text()))
-        store = LocalStore(place / "store", create=True)
+        stores = LocalStores(place / "store")
         listener = listen("127.0.0.1", 0)
         log = Log(sys.stderr.write, access=False)
-        serving = Serving(create_app(registry, store, log=log), listener, graceful=5)
+        serving = Serving(create_app(registry, stores, log=log), listener, graceful=5)
         ready = threading.Event()
         thread = threading.Thread(target=serving.run, args=(ready.set,))
         thread.start()

@@ -35,10 +35,10 @@ def test_it_lives_and_is_ready(served):
 
 
 def test_it_is_not_ready_when_a_part_cannot_be_used(served, monkeypatch):
-    def fail(prefix: str = "") -> None:
+    def fail() -> None:
         raise Unavailable("the disk reports an error")
 
-    monkeypatch.setattr(served.store, "list", fail)
+    monkeypatch.setattr(served.stores, "check", fail)
     answer = served.ask("GET", "/readyz")
     assert (answer.status, answer.code) == (503, "unavailable")
     assert served.ask("GET", "/healthz").status == 200
@@ -111,6 +111,7 @@ def test_answers_below_a_project_say_its_revision(served):
 def test_metrics_count_requests_bytes_and_packs(served):
     pack, data = packed("a", "b")
     served.put(f"packs/{pack.digest[:2]}/{pack.digest}.pack", data)
+    served.ask("POST", "packs", wire.NewPacks([pack]), media=wire.MSGPACK)
     for number in range(3):
         served.ask("GET", f"artifacts/absent-{number}")
     served.ask("GET", "/nothing")
@@ -124,7 +125,7 @@ def test_metrics_count_requests_bytes_and_packs(served):
         f'artifactfs_requests_total{{method="PUT",route="{template}/objects/{{key}}",status="204"}} 1.0',
         'artifactfs_requests_total{method="GET",route="none",status="404"} 1.0',
         f'artifactfs_request_seconds_count{{method="GET",route="{template}/artifacts/{{name}}"}} 3.0',
-        f"artifactfs_received_bytes_total {float(len(data))}",
+        f"artifactfs_received_bytes_total {float(len(data) + len(wire.encode(wire.NewPacks([pack]))))}",
         "artifactfs_open_polls 0.0",
         "artifactfs_packs 1.0",
         f"artifactfs_packs_bytes {float(len(data))}",
@@ -136,17 +137,13 @@ def test_metrics_count_requests_bytes_and_packs(served):
 
 
 def test_the_size_of_the_repository_is_remembered_for_a_while(served, monkeypatch):
-    looks = []
-    listing = served.store.list
-
-    def counted(prefix: str = "") -> object:
-        looks.append(prefix)
-        return listing(prefix)
-
-    monkeypatch.setattr(served.store, "list", counted)
-    for _ in range(3):
-        assert served.metric("artifactfs_packs") == 0
-    assert looks == ["packs/"]
+    pack, data = packed("a")
+    assert served.metric("artifactfs_packs") == 0
+    served.put(f"packs/{pack.digest[:2]}/{pack.digest}.pack", data)
+    assert served.ask("POST", "packs", wire.NewPacks([pack])).status == 204
+    assert served.metric("artifactfs_packs") == 0
+    monkeypatch.setattr("artifactfs.server.metrics.SIZE_SECONDS", 0.0)
+    assert served.metric("artifactfs_packs") == 1
 
 
 # -- the log -----------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def large(cli: Cli) -> bytes:
     """The object ``large`` in the default repository."""
     cli("init")
     data = bytes(range(256)) * (LARGE // 256)
-    store = LocalStore(cli.home / ".local/share/artifactfs/repository/store")
+    store = LocalStore(cli.home / ".local/share/artifactfs/repository/store/default", create=True)
     put(store, "large", data)
     store.close()
     return data
@@ -242,13 +242,13 @@ def test_an_upload_that_is_under_way_is_finished(cli, serve):
         connection.putheader("Content-Length", str(len(data)))
         connection.endheaders(data[:100])
         # It has come as far as the server's file.
-        eventually(lambda: list(Path(server.repository).glob("store/tmp/*")))
+        eventually(lambda: list(Path(server.repository).glob("store/default/tmp/*")))
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: refused(server.url))
         connection.send(data[100:])
         assert connection.getresponse().status == 204
     server.end(0)
-    assert (Path(server.repository) / "store/x").read_bytes() == data
+    assert (Path(server.repository) / "store/default/x").read_bytes() == data
 
 
 def test_a_long_poll_ends_with_the_present_revision(serve):

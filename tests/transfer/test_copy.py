@@ -317,7 +317,7 @@ def test_damage_at_the_source_names_version_and_path_and_commits_nothing(source,
     path = part.partition(",")[0]
     assert str(caught.value).startswith(f"data:v0/{path} cannot be copied, so no version was made of it: chunk blake3:")
     assert destination.registry.artifact("data") is None
-    assert list((place / "destination/store").glob("tmp/*")) == []
+    assert list((place / "destination/store").glob("*/tmp/*")) == []
 
 
 def test_what_the_destination_holds_need_not_be_whole_at_the_source(source, destination, tree, place):

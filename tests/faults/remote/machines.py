@@ -74,7 +74,7 @@ class Server:
             return [version.name for version in repository.registry.versions(name)]
 
     def packs(self) -> set[str]:
-        return {path.name for path in (self.cli.home / "repository/store/packs").glob("*/*.pack")}
+        return {path.name for path in (self.cli.home / "repository/store/default/packs").glob("*/*.pack")}
 
     def log(self) -> str:
         return self._log.read_text()
