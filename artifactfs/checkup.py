@@ -229,6 +229,7 @@ def _read_packs(
     checked.packs, checked.chunks, checked.bytes = at.packs, at.chunks, at.bytes
     checked.total = sum(size for _, size in packs)
     checked.stored = sum(size for pack, size in packs if pack <= at.after)
+    position.save(path, at)
     saved = time.monotonic()
     work = PackPass(repository.store, index, content=True, pace=pace)
     try:
@@ -362,7 +363,7 @@ def repair(
     for pack, size in index.packs():
         mended = mend_pack(repository.store, index, pack, size, pace)
         if mended is not None:
-            lost = f", {mended.lost} are lost" if mended.lost else ""
+            lost = f", {_number(mended.lost, 'is lost', 'are lost')}" if mended.lost else ""
             result.done.append(f"pack {pack}: {mended.done}{lost}")
         if progress is not None:
             result.left.packs += 1
@@ -412,7 +413,13 @@ def _restore(
     index = index_of(repository)
     there = adopt(repository.store, index, lost, pace)
     if there:
-        result.done.append(f"{len(there)} chunks that the index lacked were found in packs")
+        result.done.append(
+            _number(
+                len(there),
+                "chunk that the index lacked was found in a pack",
+                "chunks that the index lacked were found in packs",
+            )
+        )
     wanted = {name: kind for name, kind in lost.items() if name not in there}
     if not wanted:
         return len(there)
@@ -438,5 +445,11 @@ def _restore(
                         writing.writer.add_chunk(name, node, CHUNKS)
                         counts[entry.uri] = counts.get(entry.uri, 0) + 1
                         there.add(name)
-    result.done += [f"{count} lost chunks were restored from {name}" for name, count in counts.items()]
+    result.done += [
+        f"{_number(count, 'lost chunk was', 'lost chunks were')} restored from {name}" for name, count in counts.items()
+    ]
     return len(there)
+
+
+def _number(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"

@@ -81,7 +81,9 @@ def _mend_index(store: Store, index: PackIndex, found: Examined, whole: PackRow,
     if wrong:
         rows = tuple(row for row in whole.chunks if row.digest in wrong)
         index.settle_packs([msgspec.structs.replace(whole, chunks=rows)])
-        done.append(f"{len(rows)} places in the index were corrected")
+        done.append(
+            f"{len(rows)} {'place' if len(rows) == 1 else 'places'} in the index {'was' if len(rows) == 1 else 'were'} corrected"
+        )
     return Mended(whole.digest, " and ".join(done), len(whole.chunks))
 
 

@@ -7,14 +7,20 @@ import os
 import random
 import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
+from artifactfs.checkup import Checked, RepositoryHolder, check_versions, check_whole, repair
 from artifactfs.content.pack import decode_index
+from artifactfs.errors import ArtifactFSError, Conflict
+from artifactfs.health.pace import Pace
 from artifactfs.model.digest import CHUNKS, DATA, TREE, kind_of_flags
+from artifactfs.model.names import parse_address
 from artifactfs.model.records import ChunkRow
+from artifactfs.model.tree import FileEntry
+from artifactfs.repository import Repository
 from tests.conftest import Cli
 
 LARGE = 7_000_000
@@ -64,39 +70,40 @@ class Stored:
         with closing(sqlite3.connect(self.registry)) as connection:
             return connection.execute(statement).fetchall()
 
+    def open(self) -> Repository:
+        return Repository.open(str(self.place))
+
     def verify(self, *words: str) -> dict[str, str]:
-        """Places and reasons of what a verify that fails lists."""
-        finished = self.cli.run("verify", "--json", *words)
-        found = {
-            f"{item['version']}/{item['path'].lstrip('/')}": item["reason"] for item in self.report(finished.stdout)
-        }
-        assert finished.status == int(bool(found)), finished
-        return found
+        """Places and reasons of what a verify finds; ``words`` as on the command line."""
+        with self.open() as opened:
+            if words and not words[0].startswith("-"):
+                versions = [opened.resolve(parse_address(word)) for word in words]
+                return _places(check_versions(opened, versions, pace=Pace()))
+            return _places(check_whole(opened, content="--quick" not in words, pace=Pace()))
 
-    def report(self, text: str) -> list[dict[str, str]]:
-        return json.loads(text)["damages"]
-
-    def repair(self, *words: object) -> tuple[int, list[str], list[str]]:
-        """Exit status, what was done, and the places left."""
-        finished = self.cli.run("verify", "--repair", "--json", *words)
-        told = json.loads(finished.stdout)
-        return (
-            finished.status,
-            told["done"],
-            [f"{d['version']}/{d['path'].lstrip('/')}" for d in told["left"]["damages"]],
-        )
+    def repair(self, *others: Path) -> tuple[list[str], list[str]]:
+        """What was done, and the places left. Bytes are also taken from ``others``."""
+        with ExitStack() as stack:
+            opened = stack.enter_context(self.open())
+            holders = [RepositoryHolder(stack.enter_context(Repository.open(str(other)))) for other in others]
+            result = repair(opened, self.open, holders, pace=Pace())
+            return result.done, list(_places(result.left))
 
     def files(self, version: str) -> dict[str, bytes | None]:
         """What is served of a version's files: bytes that are checked against the originals, None for an error."""
-        destination = self.cli.home / "out"
-        shutil.rmtree(destination, ignore_errors=True)
-        self.cli.run("get", version, destination)
         served: dict[str, bytes | None] = {}
-        for path in (p for p in self.original(version).rglob("*") if p.is_file()):
-            name = str(path.relative_to(self.original(version)))
-            there = destination / name
-            served[name] = there.read_bytes() if there.exists() else None
-            assert served[name] in {None, path.read_bytes()}, name
+        with self.open() as opened:
+            record = opened.registry.version("data", int(version.rpartition(":v")[2]))
+            assert record is not None
+            for path in (p for p in self.original(version).rglob("*") if p.is_file()):
+                name = str(path.relative_to(self.original(version)))
+                try:
+                    entry = opened.entry(record, name)
+                    assert isinstance(entry, FileEntry)
+                    served[name] = bytes(opened.open_file(entry).read(0, entry.size))
+                except ArtifactFSError:
+                    served[name] = None
+                assert served[name] in {None, path.read_bytes()}, name
         return served
 
     def original(self, version: str) -> Path:
@@ -112,6 +119,12 @@ class Stored:
 def put(stored: Stored, number: int) -> None:
     stored.cli("put", "data", stored.tree)
     shutil.copytree(stored.tree, stored.original(f"data:v{number}"))
+
+
+def _places(checked: Checked) -> dict[str, str]:
+    found = {"/registry": line for line in checked.registry}
+    found |= {"/store": line for line in checked.faults}
+    return found | {f"{hit.version}/{hit.path.lstrip('/')}": hit.reason for hit in checked.hits}
 
 
 @pytest.fixture(scope="module")
@@ -148,17 +161,29 @@ def copy(stored: Stored) -> Path:
 
 
 def test_a_sound_repository_is_read_once_and_stays_as_it_is(stored: Stored):
-    told = json.loads(stored.cli("verify", "--json").stdout)
-    assert told["versions"] == 3
-    assert told["packs"] == len(stored.packs())
-    assert told["damages"] == []
     unique = {path.read_bytes() for path in (stored.cli.home / "originals").rglob("*") if path.is_file()}
-    assert told["bytes"] == sum(map(len, unique))
-    before = sorted(path.name for path in stored.place.rglob("*"))
-    assert stored.cli("verify", "--repair").stderr == "nothing was damaged\n"
-    assert sorted(path.name for path in stored.place.rglob("*")) == before
+    with stored.open() as opened:
+        checked = check_whole(opened, content=True, pace=Pace())
+    assert (checked.sound, checked.versions, checked.packs) == (True, 3, len(stored.packs()))
+    assert checked.bytes == sum(map(len, unique))
+    before = sorted(path.name for path in stored.place.rglob("*.*") if not path.name.startswith("registry"))
+    assert stored.repair() == ([], [])
+    assert sorted(path.name for path in stored.place.rglob("*.*") if not path.name.startswith("registry")) == before
+
+
+def test_what_a_person_sees(stored: Stored, copy: Path):
     assert "everything is sound" in stored.cli("verify", "--quick").stderr
-    assert "everything is sound" in stored.cli("verify", "data:v1", "--rate", "1GB").stderr
+    stored.flip(*stored.holding(b"contents of sub/b.txt"))
+    finished = stored.cli.run("verify", "--rate", "1GB")
+    assert finished.status == 1
+    assert [line.split(": ")[1] for line in finished.lines] == [f"data:v{number}/sub/b.txt" for number in range(3)]
+    assert "verify --repair" in finished.stderr
+    finished = stored.cli.run("verify", "--repair", "--json")
+    assert finished.status == 1
+    assert [item["path"] for item in json.loads(finished.stdout)["left"]["damages"]] == ["sub/b.txt"] * 3
+    finished = stored.cli("verify", "--repair", "--from", copy)
+    assert finished.stdout == f"repaired: 1 lost chunk was restored from {copy}\n"
+    assert finished.stderr == "everything is sound\n"
 
 
 def test_a_flipped_bit_in_a_chunk(stored: Stored, copy: Path):
@@ -166,20 +191,20 @@ def test_a_flipped_bit_in_a_chunk(stored: Stored, copy: Path):
     assert list(stored.verify()) == ["data:v0/sub/b.txt", "data:v1/sub/b.txt", "data:v2/sub/b.txt"]
     assert list(stored.verify("data:v1")) == ["data:v1/sub/b.txt"]
     assert stored.files("data:v1")["sub/b.txt"] is None
-    status, done, left = stored.repair()
-    assert (status, left) == (1, ["data:v0/sub/b.txt", "data:v1/sub/b.txt", "data:v2/sub/b.txt"])
-    assert "1 are lost" in done[0]
+    done, left = stored.repair()
+    assert left == (["data:v0/sub/b.txt", "data:v1/sub/b.txt", "data:v2/sub/b.txt"])
+    assert "1 is lost" in done[0]
     assert len(list(stored.place.glob("store/**/quarantine/**/*.pack"))) == 1
     assert stored.files("data:v1")["a.txt"] == b"contents of a.txt\n"  # moved to a new pack
-    status, done, left = stored.repair("--from", copy)
-    assert (status, left) == (0, [])
-    assert done == [f"1 lost chunks were restored from {copy}"]
+    done, left = stored.repair(copy)
+    assert left == []
+    assert done == [f"1 lost chunk was restored from {copy}"]
     stored.all_is_well()
 
 
 def test_what_was_lost_may_be_stored_again(stored: Stored):
     stored.flip(*stored.holding(b"contents of sub/b.txt"))
-    assert stored.repair()[0] == 1
+    assert stored.repair()[1]
     shutil.rmtree(stored.tree)
     shutil.copytree(stored.original("data:v0"), stored.tree)
     stored.cli("put", "data", stored.tree)
@@ -196,8 +221,8 @@ def test_a_flipped_bit_in_a_node(stored: Stored, copy: Path, kind: int):
         assert list(found) == [f"data:v{number}/large.bin" for number in range(3)]
     for version in ("data:v0", "data:v1", "data:v2"):
         stored.files(version)
-    assert stored.repair()[0] == 1
-    assert stored.repair("--from", copy)[0] == 0
+    assert stored.repair()[1]
+    assert stored.repair(copy)[1] == []
     stored.all_is_well()
 
 
@@ -205,9 +230,9 @@ def test_a_chunk_of_a_large_file(stored: Stored, copy: Path):
     pack, row = max(stored.chunks(DATA), key=lambda item: item[1].length)
     stored.flip(pack, row)
     assert list(stored.verify()) == [f"data:v{number}/large.bin" for number in range(3)]
-    status, done, left = stored.repair("--from", copy)
-    assert (status, left) == (0, [])
-    assert any("1 lost chunks were restored" in line for line in done)
+    done, left = stored.repair(copy)
+    assert left == []
+    assert any("1 lost chunk was restored" in line for line in done)
     stored.all_is_well()
 
 
@@ -231,9 +256,9 @@ def test_a_pack_that_is_short_or_missing_or_longer(stored: Stored, copy: Path, c
         assert files <= set(quick)
     assert set(stored.verify()) == set(quick)
     stored.files("data:v0")
-    status, done, left = stored.repair("--from", copy)
-    assert (status, left) == (0, []), done
-    assert stored.repair() == (0, [], [])
+    done, left = stored.repair(copy)
+    assert left == [], done
+    assert stored.repair() == ([], [])
     assert size > 0
     stored.all_is_well()
 
@@ -248,7 +273,7 @@ def test_a_table_of_contents_is_made_anew_from_the_index(stored: Stored, how: st
         first.write_bytes(second.read_bytes() if how == "of another" else whole[:60] + b"x" + whole[61:])
     assert first.stem in stored.verify("--quick")["/store"]
     assert None not in stored.files("data:v0").values()
-    assert stored.repair()[0] == 0
+    assert stored.repair()[1] == []
     assert first.read_bytes() == whole
     stored.all_is_well()
 
@@ -260,17 +285,17 @@ def test_a_chunk_that_the_index_lacks_is_found_by_a_table_of_contents(stored: St
     assert list(stored.verify("--quick")) == files
     assert list(stored.verify()) == files
     assert stored.files("data:v0")["sub/b.txt"] is None
-    assert stored.repair()[1:] == (["1 chunks that the index lacked were found in packs"], [])
+    assert stored.repair() == (["1 chunk that the index lacked was found in a pack"], [])
     stored.all_is_well()
 
 
 def test_an_empty_index_is_rebuilt_from_packs(stored: Stored):
     stored.sql("DELETE FROM chunk")
     assert {name.partition("/")[0] for name in stored.verify("--quick")} == {"data:v0", "data:v1", "data:v2"}
-    assert stored.repair()[0] == 0
+    assert stored.repair()[1] == []
     stored.sql("DELETE FROM chunk")
     stored.sql("DELETE FROM pack")
-    assert stored.repair()[0] == 0
+    assert stored.repair()[1] == []
     stored.all_is_well()
 
 
@@ -283,9 +308,9 @@ def test_a_wrong_row_of_the_index_is_corrected(stored: Stored, column: str):
     assert "data:v1/sub/b.txt" in found
     assert set(stored.verify()) == set(found)
     assert stored.files("data:v0")["sub/b.txt"] is None
-    status, done, left = stored.repair()
-    assert (status, left) == (0, [])
-    assert "1 places in the index were corrected" in done[0]
+    done, left = stored.repair()
+    assert left == []
+    assert "1 place in the index was corrected" in done[0]
     stored.all_is_well()
 
 
@@ -297,7 +322,7 @@ def test_a_row_that_leads_to_another_pack(stored: Stored):
     )
     assert "data:v1/sub/b.txt" in stored.verify("--quick")
     assert stored.files("data:v0")["sub/b.txt"] is None
-    assert stored.repair()[0] == 0
+    assert stored.repair()[1] == []
     stored.all_is_well()
 
 
@@ -305,7 +330,7 @@ def test_a_wrong_digest_of_a_version_is_named_and_cannot_be_mended(stored: Store
     stored.sql("UPDATE version SET digest = zeroblob(32) WHERE number = 1")
     assert list(stored.verify("--quick")) == ["data:v1/"]
     assert list(stored.verify()) == ["data:v1/"]
-    assert stored.repair()[2] == ["data:v1/"]
+    assert stored.repair()[1] == ["data:v1/"]
     # Of a directory that is there, but another one: its counts tell.
     roots = {digest for (digest,) in stored.query("SELECT digest FROM version")}
     other = next(row.digest for _, row in stored.chunks(TREE) if row.digest not in roots)
@@ -328,14 +353,15 @@ def test_a_damaged_page_of_the_registry(stored: Stored):
     for words in (("--quick",), ()):
         assert any(name == "/registry" for name in stored.verify(*words))
     stored.files("data:v0")
-    assert stored.cli.run("verify", "--repair").status == 1
+    assert "/registry" in stored.repair()[1]
 
 
 def test_nothing_is_changed_while_the_whole_store_is_away(stored: Stored):
     away = stored.place / "away"
     (stored.place / "store").rename(away)
     (stored.place / "store").mkdir()
-    assert "is its disk mounted?" in stored.cli.refuses("verify", "--repair")
+    with pytest.raises(Conflict, match="is its disk mounted"):
+        stored.repair()
     (stored.place / "store").rmdir()
     away.rename(stored.place / "store")
     stored.all_is_well()
