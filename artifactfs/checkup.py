@@ -18,9 +18,11 @@ from typing import Final, Protocol, cast
 import msgspec
 
 from artifactfs.content.cache import Cache
-from artifactfs.content.pack import pack_key
+from artifactfs.content.pack import pack_key, read_table
 from artifactfs.content.stored import opened
-from artifactfs.errors import ArtifactFSError, Conflict, Integrity, InvalidInput, NotFound
+from artifactfs.content.stores import LocalStores
+from artifactfs.directory import REGISTRY, STORE
+from artifactfs.errors import ArtifactFSError, Conflict, Format, Integrity, InvalidInput, NotFound
 from artifactfs.health import faults, position
 from artifactfs.health.examine import PackPass
 from artifactfs.health.faults import Faults
@@ -33,6 +35,8 @@ from artifactfs.model.records import Location, VersionRecord
 from artifactfs.model.tree import RefEntry
 from artifactfs.references.contract import list_of
 from artifactfs.registry.contract import PackIndex
+from artifactfs.registry.rescue import is_damaged, rescue
+from artifactfs.registry.sql import SQLRegistry
 from artifactfs.repository import Repository, is_url
 
 WINDOW: Final = 50_000
@@ -342,6 +346,34 @@ class RepositoryHolder:
             return self._repository.reader.chunk(name, kind)
         except Integrity:
             return None
+
+
+def rescue_registry(place: Path, project: str) -> list[str]:
+    """Give a repository in a directory a new registry, if pages of it are damaged; what was done, a line each.
+
+    Nobody may have it open, this process neither. Rows of chunks that were lost are found in the tables of contents of all packs that
+    the registry names. Conflict, Integrity as :func:`~artifactfs.registry.rescue.rescue`.
+    """
+    path = place / REGISTRY
+    if not path.is_file() or not is_damaged(path):
+        return []
+    lost = rescue(path)
+    done = [f"{REGISTRY} was made anew of all that could be read; the damaged one is beside it"]
+    if lost:
+        registry = SQLRegistry(path, project=project)
+        stores = LocalStores(place / STORE)
+        try:
+            for name in registry.projects():
+                index, store = registry.of_project(name), stores.of_project(name)
+                packs = index.packs()
+                for pack, _ in packs:
+                    with suppress(NotFound, Integrity, Format):  # the pack's examination tells
+                        index.add_packs([read_table(store, pack)])
+                done.append(f"the chunk index of project {name} was made anew from {len(packs)} packs")
+        finally:
+            stores.close()
+            registry.close()
+    return done
 
 
 def repair(

@@ -74,11 +74,11 @@ def verify_command(
     if sources and not repair:
         raise InvalidInput("--from says where --repair may take lost bytes from; give --repair too")
     limit = _rate(rate)
+    if repair:
+        ctx.exit(0 if _repair(context, sources, _pace(limit), as_json=as_json) else 1)
     with context.open(project=address.project if address is not None else None) as repository:
         if references:
             sound = not _verify_references(repository, _chosen(repository, address), as_json=as_json)
-        elif repair:
-            sound = _repair(context, repository, sources, _pace(limit), as_json=as_json)
         elif _is_server(repository):
             if quick or resume or limit:
                 raise InvalidInput(
@@ -173,13 +173,18 @@ def _at_hand(
     return checked.sound
 
 
-def _repair(context: Context, repository: Repository, sources: tuple[str, ...], pace: Pace, *, as_json: bool) -> bool:
-    from artifactfs.checkup import CacheHolder, Holder, RepositoryHolder, index_of, repair
+def _repair(context: Context, sources: tuple[str, ...], pace: Pace, *, as_json: bool) -> bool:
+    from artifactfs.checkup import CacheHolder, Holder, RepositoryHolder, index_of, repair, rescue_registry
     from artifactfs.content.cache import Cache
 
-    index_of(repository)  # a server's is refused first
     settings = context.settings
+    with context.open() as repository:
+        index_of(repository)  # a server's is refused first
+        place = repository.disk
+    # While nothing has it open.
+    rescued = rescue_registry(place, settings.project)
     with ExitStack() as stack, printing.Meter("repair", None) as meter:
+        repository = stack.enter_context(context.open())
         holders: list[Holder] = []
         if settings.cache.directory.is_dir():
             cache = Cache(settings.cache)
@@ -195,6 +200,7 @@ def _repair(context: Context, repository: Repository, sources: tuple[str, ...], 
             meter.update(checked.stored, files=checked.files)
 
         result = repair(repository, lambda: context.open(project=repository.project), holders, pace=pace, progress=show)
+    result.done[:0] = rescued
     if as_json:
         printing.as_json({"done": result.done, "restored": result.restored, "left": _fields(result.left)})
         return result.left.sound

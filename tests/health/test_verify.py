@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.checkup import Checked, RepositoryHolder, check_versions, check_whole, repair
+from artifactfs.checkup import Checked, RepositoryHolder, check_versions, check_whole, repair, rescue_registry
 from artifactfs.content.pack import decode_index
 from artifactfs.errors import ArtifactFSError, Conflict
 from artifactfs.health.pace import Pace
@@ -83,11 +83,12 @@ class Stored:
 
     def repair(self, *others: Path) -> tuple[list[str], list[str]]:
         """What was done, and the places left. Bytes are also taken from ``others``."""
+        rescued = rescue_registry(self.place, "default")
         with ExitStack() as stack:
             opened = stack.enter_context(self.open())
             holders = [RepositoryHolder(stack.enter_context(Repository.open(str(other)))) for other in others]
             result = repair(opened, self.open, holders, pace=Pace())
-            return result.done, list(_places(result.left))
+            return [*rescued, *result.done], list(_places(result.left))
 
     def files(self, version: str) -> dict[str, bytes | None]:
         """What is served of a version's files: bytes that are checked against the originals, None for an error."""
@@ -122,8 +123,8 @@ def put(stored: Stored, number: int) -> None:
 
 
 def _places(checked: Checked) -> dict[str, str]:
-    found = {"/registry": line for line in checked.registry}
-    found |= {"/store": line for line in checked.faults}
+    found = dict.fromkeys(["/registry"] if checked.registry else [], " ".join(checked.registry))
+    found |= dict.fromkeys(["/store"] if checked.faults else [], " ".join(checked.faults))
     return found | {f"{hit.version}/{hit.path.lstrip('/')}": hit.reason for hit in checked.hits}
 
 
@@ -343,17 +344,48 @@ def test_counts_that_contradict_the_tree(stored: Stored):
     assert "counts were changed" in stored.verify()["data:v1/"]
 
 
-def test_a_damaged_page_of_the_registry(stored: Stored):
+def break_table(stored: Stored, name: str) -> None:
     with closing(sqlite3.connect(stored.registry)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'chunk'").fetchone()[0]
+        page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()[0]
     with stored.registry.open("r+b") as file:
         file.seek((page - 1) * 8192)
-        file.write(os.urandom(8192))
+        file.write(b"\xff" * 8192)
+
+
+@pytest.mark.parametrize("name", ["chunk", "fact", "fact_value"])
+def test_a_damaged_page_of_what_can_be_made_anew(stored: Stored, name: str):
+    stored.cli("edit", "data:v1", "--metadata", "rows=5")
+    identities = stored.query("SELECT id FROM version")
+    break_table(stored, name)
     for words in (("--quick",), ()):
-        assert any(name == "/registry" for name in stored.verify(*words))
+        assert "damaged" in stored.verify(*words)["/registry"] or "malformed" in stored.verify(*words)["/registry"]
     stored.files("data:v0")
-    assert "/registry" in stored.repair()[1]
+    finished = stored.cli("verify", "--repair")
+    assert "registry.db was made anew of all that could be read" in finished.stdout
+    assert ("the chunk index of project default was made anew" in finished.stdout) == (name == "chunk")
+    assert list(stored.place.glob("registry.db.damaged-*"))
+    assert stored.query("SELECT id FROM version") == identities
+    assert stored.cli("find", "--where", "metadata.rows = 5").stdout.startswith("data:v1")
+    stored.all_is_well()
+    stored.cli("put", "more", stored.tree)
+    assert len(set(stored.query("SELECT id FROM version"))) == 4
+
+
+def test_a_damaged_page_of_what_only_a_backup_has(stored: Stored):
+    break_table(stored, "alias")
+    before = stored.registry.read_bytes()
+    assert "/registry" in stored.verify()
+    assert "restore the file from a backup" in stored.cli.refuses("verify", "--repair")
+    assert stored.registry.read_bytes() == before
+    stored.files("data:v0")
+
+
+def test_a_registry_that_is_in_use_is_not_replaced(stored: Stored):
+    break_table(stored, "chunk")
+    with closing(sqlite3.connect(stored.registry)) as connection:
+        connection.execute("SELECT count(*) FROM version").fetchall()
+        assert f"process {os.getpid()} has" in stored.cli.refuses("verify", "--repair")
 
 
 def test_nothing_is_changed_while_the_whole_store_is_away(stored: Stored):
