@@ -111,7 +111,8 @@ def _replace(store: Store, index: PackIndex, found: Examined) -> Mended:
         if upload is not None:
             upload.abort()
         raise
-    done = f"its {len(good)} sound chunks were written anew" if good else "nothing of it is left"
+    words = "sound chunk was" if len(good) == 1 else "sound chunks were"
+    done = f"its {len(good)} {words} written anew" if good else "nothing of it is left"
     if not any(fault.kind == faults.MISSING for fault in found.faults):
         done += f", and it was set aside as {QUARANTINE}{pack_key(pack)}"
     return Mended(pack, done, len(good), len(found.bad))
