@@ -1,7 +1,7 @@
 """Rescue: a registry's SQLite file with damaged pages becomes a new file with all that can still be read.
 
 Used by repair, while nobody has the file open. One thread. What says where chunks are (``chunk``) and what search finds (``fact``) can
-be made anew, from packs and from versions' metadata; of every other table all rows must be readable, or nothing is changed: then only a
+be made anew, from packs and from metadata; of every other table all rows must be readable, or nothing is changed: then only a
 backup has them. The damaged file is kept beside, as ``registry.db.damaged-<time>``.
 
 Killed at any step, the file is the old one or the new one: the new one is written beside, flushed, and renamed over it.

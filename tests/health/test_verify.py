@@ -94,12 +94,10 @@ class Stored:
         """What is served of a version's files: bytes that are checked against the originals, None for an error."""
         served: dict[str, bytes | None] = {}
         with self.open() as opened:
-            record = opened.registry.version("data", int(version.rpartition(":v")[2]))
-            assert record is not None
             for path in (p for p in self.original(version).rglob("*") if p.is_file()):
                 name = str(path.relative_to(self.original(version)))
                 try:
-                    entry = opened.entry(record, name)
+                    entry = opened.entry(opened.resolve(parse_address(version)), name)
                     assert isinstance(entry, FileEntry)
                     served[name] = bytes(opened.open_file(entry).read(0, entry.size))
                 except ArtifactFSError:
