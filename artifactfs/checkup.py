@@ -250,6 +250,7 @@ def _read_packs(
                 saved = time.monotonic()
             if progress is not None:
                 progress(checked)
+        position.save(path, at)  # what is left is the walk
     except Integrity as error:  # the index cannot be asked
         checked.registry = list(dict.fromkeys([*checked.registry, str(error)]))
     except BaseException:
@@ -392,14 +393,11 @@ def repair(
     index = index_of(repository)
     result = Repaired()
     _require_store(repository, index)
-    for pack, size in index.packs():
+    for pack, size in _damaged_packs(repository, index, pace, result, progress):
         mended = mend_pack(repository.store, index, pack, size, pace)
         if mended is not None:
             lost = f", {_number(mended.lost, 'is lost', 'are lost')}" if mended.lost else ""
             result.done.append(f"pack {pack}: {mended.done}{lost}")
-        if progress is not None:
-            result.left.packs += 1
-            progress(result.left)
     result.done += [
         f"pack {pack}: nothing names it and its bytes are wrong, so it was set aside"
         for pack in set_aside_wrong(repository.store, index, pace)
@@ -418,6 +416,30 @@ def repair(
             break
         result.restored += restored
     return result
+
+
+def _damaged_packs(
+    repository: Repository, index: PackIndex, pace: Pace, result: Repaired, progress: Progress | None
+) -> list[tuple[str, int]]:
+    """Read all packs, several at a time; those that something is wrong with."""
+    packs = index.packs()
+    sizes = dict(packs)
+    damaged = []
+    work = PackPass(repository.store, index, content=True, pace=pace)
+    try:
+        for examined in work.run(packs):
+            if any(fault.kind != faults.UNRECORDED for fault in examined.faults):
+                damaged.append((examined.pack, sizes[examined.pack]))
+            result.left.packs += 1
+            result.left.stored += examined.stored
+            if progress is not None:
+                progress(result.left)
+    except BaseException:
+        pace.stop()
+        raise
+    finally:
+        work.close()
+    return damaged
 
 
 def _require_store(repository: Repository, index: PackIndex) -> None:

@@ -9,7 +9,7 @@ import click
 
 from artifactfs.cli import printing
 from artifactfs.cli.context import ADDRESS, Context
-from artifactfs.errors import InvalidInput
+from artifactfs.errors import Integrity, InvalidInput
 from artifactfs.model.names import Address
 
 if TYPE_CHECKING:
@@ -145,7 +145,8 @@ def _at_hand(
 ) -> bool:
     from artifactfs.checkup import check_versions, check_whole
 
-    with printing.Meter("verify", None) as meter:
+    total = _bytes_of_packs(repository) if versions is None and not quick else None
+    with printing.Meter("verify", total) as meter:
 
         def show(checked: Checked) -> None:
             meter.update(checked.stored, files=checked.files)
@@ -171,6 +172,13 @@ def _at_hand(
         if not checked.sound:
             printing.note("mend what can be mended with: artifactfs verify --repair; see artifactfs help repair")
     return checked.sound
+
+
+def _bytes_of_packs(repository: Repository) -> int | None:
+    try:
+        return sum(size for _, size in repository.registry.packs())
+    except Integrity:
+        return None  # the registry is damaged, which is told later
 
 
 def _repair(context: Context, sources: tuple[str, ...], pace: Pace, *, as_json: bool) -> bool:

@@ -152,23 +152,14 @@ def set_aside_wrong(store: Store, index: PackIndex, pace: Pace) -> list[str]:
     """
     known = {digest for digest, _ in index.packs()}
     aside = []
-    for key, size in list(store.list("packs/")):
+    for key, _ in list(store.list("packs/")):
         pack = key.rpartition("/")[2].removesuffix(".pack")
         if not key.endswith(".pack") or pack in known or key != pack_key(pack):
             continue
-        whole = blake3()
-        try:
-            for begin in range(0, size, READ):
-                length = min(READ, size - begin)
-                pace.take(length)
-                whole.update(store.read(key, begin, length))
-        except NotFound:
-            continue
-        except Integrity:
-            pass
-        if whole.hexdigest() != pack:
-            set_aside(store, pack)
-            aside.append(pack)
+        with suppress(NotFound):
+            if not _has_its_bytes(store, pack, pace):
+                set_aside(store, pack)
+                aside.append(pack)
     return aside
 
 
@@ -183,16 +174,45 @@ def adopt(store: Store, index: PackIndex, wanted: Mapping[bytes, int], pace: Pac
             break
         rows = [row for row in table.chunks if row.digest in wanted and row.digest not in found]
         sound = []
+        if rows:
+            key = _key(index, table)
+            if not key and any(row.flags & FLAG_ENCRYPTED for row in rows):
+                # Which bytes were sealed for this pack is all that can be told without its key.
+                with suppress(NotFound):
+                    sound = rows if _has_its_bytes(store, table.digest, pace) else []
+                rows = []
         for row in rows:
             pace.take(row.length)
             with suppress(ArtifactFSError):
                 stored = store.read(pack_key(table.digest), row.offset, row.length)
-                opened(stored, _place(table.digest, row), row.digest, wanted[row.digest])
+                place = msgspec.structs.replace(_place(table.digest, row), key=key)
+                opened(stored, place, row.digest, wanted[row.digest])
                 sound.append(row)
         if sound:
             index.settle_packs([msgspec.structs.replace(table, chunks=tuple(sound))])
             found.update(row.digest for row in sound)
     return found
+
+
+def _key(index: PackIndex, table: PackRow) -> bytes:
+    """The data key of a pack, by any chunk that the index has in it; empty without one."""
+    places = index.locate([row.digest for row in table.chunks])
+    return next((place.key for place in places.values() if place.pack == table.digest), b"")
+
+
+def _has_its_bytes(store: Store, pack: str, pace: Pace) -> bool:
+    """Whether a pack has the bytes that its name says. NotFound without it."""
+    key = pack_key(pack)
+    size = store.size(key)
+    whole = blake3()
+    for begin in range(0, size, READ):
+        length = min(READ, size - begin)
+        pace.take(length)
+        try:
+            whole.update(store.read(key, begin, length))
+        except Integrity:
+            return False  # it got shorter meanwhile
+    return whole.hexdigest() == pack
 
 
 def _tables(store: Store) -> Iterator[PackRow]:
