@@ -70,6 +70,12 @@ class Context:
 
         return self._open(config.location_of(location), project, create=True)
 
+    def open_source(self, location: str, *, project: str) -> Repository:
+        """Open another repository that something is taken from; it must be there."""
+        from artifactfs import config
+
+        return self._open(config.location_of(location), project, create=False)
+
     def _open(self, location: str, project: str, *, create: bool) -> Repository:
         from artifactfs.repository import Repository
 

@@ -44,7 +44,9 @@ COMMANDS: Final = (
     ("Server", "tokens", ("token",)),
     ("Server", "encryption", ("rekey",)),
     ("Cache", "caching", ("cache",)),
-    ("Repository and help", "setup", ("init", "verify", "doctor", "help", "completion")),
+    ("Repository and help", "setup", ("init",)),
+    ("Repository and help", "verifying", ("verify",)),
+    ("Repository and help", "setup", ("doctor", "help", "completion")),
 )
 
 

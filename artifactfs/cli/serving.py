@@ -74,6 +74,21 @@ if TYPE_CHECKING:
     metavar="SPAN",
     help="How often retention rules are applied: 30m, 12h, 1d, or never.",
 )
+@click.option(
+    "--scrub-days",
+    type=click.FloatRange(0, 3650),
+    default=30,
+    show_default=True,
+    metavar="DAYS",
+    help="Read and check everything that is stored once in so many days; 0: never.",
+)
+@click.option(
+    "--scrub-rate",
+    default="50MB",
+    show_default=True,
+    metavar="SIZE",
+    help="Bytes that this reads a second at most.",
+)
 @click.option("--no-access-log", is_flag=True, help="Log failures only, not every request.")
 @pass_context
 def serve_command(
@@ -93,6 +108,8 @@ def serve_command(
     no_signed_urls: bool,
     graceful: int,
     upkeep_interval: str,
+    scrub_days: float,
+    scrub_rate: str,
     no_access_log: bool,
 ) -> None:
     """Serve the repository over HTTP until interrupted (SIGINT, SIGTERM).
@@ -110,6 +127,7 @@ def serve_command(
       artifactfs serve --registry postgresql://artifactfs@db.example.com/artifactfs --store s3://bucket/prefix
       artifactfs --repository http://127.0.0.1:7420 ls
     """
+    from artifactfs.config import parse_size
     from artifactfs.directory import SPOOL, STORE
     from artifactfs.placing import Ground, open_stores, open_stores_at
     from artifactfs.registry.opening import check_database
@@ -118,12 +136,16 @@ def serve_command(
         from artifactfs.server.app import create_app
         from artifactfs.server.certificates import Certificate, check_certificate
         from artifactfs.server.log import Log
+        from artifactfs.server.scrubbing import Scrubbing
         from artifactfs.server.serving import Serving, is_loopback, listen, url_of
     except ImportError as error:
         raise Unavailable(
             f"serve needs packages that are not installed ({error.name}); pip install 'artifactfs[server]'"
         ) from error
 
+    rate = parse_size(scrub_rate)
+    if rate < 1:
+        raise InvalidInput("--scrub-rate is bytes a second, for example 50MB; --scrub-days 0 never scrubs")
     location = context.settings.repository
     if "://" in location and not location.startswith("file://"):
         raise InvalidInput(
@@ -198,7 +220,13 @@ def serve_command(
                 hosts={"localhost", host} if loopback and not allow_unauthenticated else None,
                 upkeep_seconds=upkeep,
             )
-            Serving(app, listener, graceful=graceful, certificate=certificate).run(tell)
+            scrubbing = Scrubbing(own, stores, days=scrub_days, rate=rate, log=log, metrics=app.state.service.metrics)
+            try:
+                if scrub_days:
+                    scrubbing.start()
+                Serving(app, listener, graceful=graceful, certificate=certificate).run(tell)
+            finally:
+                scrubbing.stop()
         finally:
             log.close()
             stores.close()

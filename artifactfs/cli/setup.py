@@ -1,4 +1,4 @@
-"""``init``, ``verify``, ``doctor``, ``help``, ``completion``: a repository's beginning and health, and how to learn."""
+"""``init``, ``doctor``, ``help``, ``completion``: a repository's beginning, the machine, and how to learn."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from artifactfs.cli import printing
-from artifactfs.cli.context import ADDRESS, Context, pass_context
+from artifactfs.cli.context import Context, pass_context
 from artifactfs.errors import InvalidInput, NotFound
-from artifactfs.model.names import Address
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
-
-    from artifactfs.model.records import VersionRecord
-    from artifactfs.repository import Repository
-    from artifactfs.upkeep import Damage, ReferencesReport, VerifyReport
 
 SHELLS: Final = ("bash", "zsh", "fish")
 TASKS: Final[tuple[str, ...]] = ("data-sets", "models", "references", "lineage", "search", "fsspec", "from-wandb")
@@ -68,127 +63,6 @@ def init_command(context: Context, directory: Path | None, *, encrypt: bool, key
         printing.line(repository.location)
     if directory is not None and location != settings.repository:
         printing.note(f"use it with: export ARTIFACTFS_REPOSITORY={location}, or --repository {location}")
-
-
-@click.command("verify")
-@click.argument("address", type=ADDRESS, required=False)
-@click.option("--references", is_flag=True, help="Ask the sources of references, instead of reading what is stored.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
-def verify_command(ctx: click.Context, address: Address | None, references: bool, as_json: bool) -> None:
-    """Read everything and check it; names each damaged file. Without ADDRESS, every version and the registry.
-
-    With --references the source of each reference is asked whether it still has what was recorded: of one that tells size and etag or
-    version nothing is downloaded.
-
-    Exit status 1 when something is damaged, or a source has changed or cannot be had.
-
-    \b
-    Example:
-      artifactfs verify
-      artifactfs verify bike-dataset:v0
-      artifactfs verify --references bike-dataset:latest
-    """
-    context = ctx.ensure_object(Context)
-    if address is not None and address.path:
-        raise InvalidInput(f"{address} names a path; verify checks versions: {address.name}:latest")
-    with context.open(project=address.project if address is not None else None) as repository:
-        versions = _chosen(repository, address)
-        if references:
-            damages = _verify_references(repository, versions, as_json=as_json)
-        else:
-            damages = _verify_content(repository, versions, registry=address is None, as_json=as_json)
-    ctx.exit(1 if damages else 0)
-
-
-def _verify_content(
-    repository: Repository, versions: list[VersionRecord], *, registry: bool, as_json: bool
-) -> list[Damage]:
-    from artifactfs.upkeep import verify
-
-    with printing.Meter("verify", None) as meter:
-
-        def show(report: VerifyReport) -> None:
-            meter.update(report.bytes_checked, files=report.files)
-
-        report = verify(repository, versions, registry=registry, progress=show)
-    if as_json:
-        printing.as_json(
-            {
-                "versions": report.versions,
-                "files": report.files,
-                "chunks": report.chunks_checked,
-                "bytes": report.bytes_checked,
-                "damages": _damage_fields(report.damages),
-            }
-        )
-    else:
-        _print_damages("damaged", report.damages)
-        printing.note(
-            f"checked {printing.many(report.versions, 'version')}, {printing.many(report.files, 'file')}, "
-            f"{printing.size(report.bytes_checked)}: "
-            + (printing.many(len(report.damages), "damage") if report.damages else "everything is sound")
-        )
-    return report.damages
-
-
-def _verify_references(repository: Repository, versions: list[VersionRecord], *, as_json: bool) -> list[Damage]:
-    from artifactfs.upkeep import verify_references
-
-    with printing.Meter("verify --references", None) as meter:
-
-        def show(report: ReferencesReport) -> None:
-            meter.update(0, references=report.references)
-
-        report = verify_references(repository, versions, progress=show)
-    if as_json:
-        printing.as_json(
-            {
-                "versions": report.versions,
-                "references": report.references,
-                "unrecorded": report.unrecorded,
-                "unknown": report.unknown,
-                "damages": _damage_fields(report.damages),
-            }
-        )
-    else:
-        _print_damages("not as recorded", report.damages)
-        if report.unrecorded:
-            what = printing.many(report.unrecorded, "reference")
-            printing.note(f"{what} recorded by the URI alone: that the source is there is all that was checked")
-        if report.unknown:
-            printing.note(f"{printing.many(report.unknown, 'reference')} of unknown schemes not checked")
-        printing.note(
-            f"asked for {printing.many(report.references, 'reference')} of "
-            f"{printing.many(report.versions, 'version')}: "
-            + (f"{len(report.damages):,} not as recorded" if report.damages else "all are as recorded")
-            if report.references
-            else f"nothing to ask for in {printing.many(report.versions, 'version')}"
-        )
-    return report.damages
-
-
-def _damage_fields(damages: list[Damage]) -> list[dict[str, str]]:
-    return [{"version": damage.version, "path": damage.path, "reason": damage.reason} for damage in damages]
-
-
-def _print_damages(word: str, damages: list[Damage]) -> None:
-    for damage in damages:
-        place = f"{damage.version}/{damage.path.lstrip('/')}" if damage.version else damage.path
-        printing.line(f"{word}: {printing.shown(place)}: {damage.reason}")
-
-
-def _chosen(repository: Repository, address: Address | None) -> list[VersionRecord]:
-    if address is None:
-        return [
-            version
-            for artifact in repository.registry.artifacts()
-            for version in repository.registry.versions(artifact.name)
-        ]
-    if address.selector is None and address.digest is None:
-        repository.resolve(address)  # NotFound with near misses
-        return repository.registry.versions(address.name)
-    return [repository.resolve(address)]
 
 
 @click.command("doctor")

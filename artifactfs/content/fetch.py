@@ -196,11 +196,11 @@ class FetchedSource:
             raise absent(name)
         try:
             kept, data = self._fetch_at(place, name, kind)
-        except NotFound:
-            # A collection may have moved the chunk since its place was asked for.
+        except (NotFound, Integrity) as error:
+            # A collection or a repair may have moved the chunk since its place was asked for.
             again = self._places.find_again(name)
             if again is None or again.location == place.location:
-                raise gone(name, place.location) from None
+                raise (gone(name, place.location) if isinstance(error, NotFound) else error) from None
             place = again
             try:
                 kept, data = self._fetch_at(place, name, kind)

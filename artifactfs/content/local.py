@@ -154,6 +154,20 @@ class LocalStore:
         except OSError as error:
             raise translate_os(error, f"cannot delete {path}") from error
 
+    def move(self, key: str, to: str) -> None:
+        """Give an object another key, whatever was there, durably. NotFound without it. Readers that have it open go on reading."""
+        source, target = self.path(key), self.path(to)
+        with self._lock:
+            self._open.pop(key, None)
+            self._open.pop(to, None)
+        try:
+            make_directory(target.parent)
+            source.rename(target)
+            sync_directory(target.parent)
+            sync_directory(source.parent)
+        except OSError as error:
+            raise translate_os(error, f"cannot move {source}") from error
+
     def sign(self, keys: Sequence[str], *, seconds: float) -> Sequence[str]:
         """InvalidInput: no URL leads to a file."""
         raise InvalidInput(

@@ -153,6 +153,11 @@ class PackUpload:
         """Whether it is to be closed."""
         return self.size >= PACK_SIZE or len(self._rows) >= PACK_CHUNKS
 
+    @property
+    def digest(self) -> str:
+        """What it would be called if it were closed now."""
+        return self._hash.hexdigest()
+
     def publish(self) -> PackRow:
         """Make the pack and its table of contents durable. Only then may its chunks be recorded."""
         pack = PackRow(self._hash.hexdigest(), self.size, tuple(self._rows), self._key)
@@ -218,13 +223,24 @@ def decode_index(data: bytes, key: bytes = b"") -> PackRow:
     return PackRow(digest.hex(), size, tuple(rows), key if version == _SEALED_VERSION else b"")
 
 
+def read_table(store: Store, pack: str, key: bytes = b"") -> PackRow:
+    """A stored pack's table of contents; ``key``: its data key, if it is sealed.
+
+    NotFound without one, Integrity for a damaged one or another pack's, Format for a newer one. The pack itself is not looked at.
+    """
+    table = index_key(pack)
+    row = decode_index(store.read(table, 0, store.size(table)), key)
+    if row.digest != pack:
+        raise Integrity(f"{table}: is not the table of contents of its pack; run `artifactfs verify`")
+    return row
+
+
 def rebuild_rows(store: Store, pack: str, key: bytes = b"") -> PackRow:
     """The chunk rows of a stored pack, from its table of contents; ``key``: its data key, if it is sealed.
 
     NotFound without pack or table, Integrity when they do not belong together. The pack's bytes are not read.
     """
-    table = index_key(pack)
-    row = decode_index(store.read(table, 0, store.size(table)), key)
-    if row.digest != pack or row.size != store.size(pack_key(pack)):
-        raise Integrity(f"{table}: is not the table of contents of its pack; run `artifactfs verify`")
+    row = read_table(store, pack, key)
+    if row.size != store.size(pack_key(pack)):
+        raise Integrity(f"{index_key(pack)}: is not the table of contents of its pack; run `artifactfs verify`")
     return row

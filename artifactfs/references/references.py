@@ -30,7 +30,7 @@ from artifactfs.references.contract import (
     recorded,
 )
 from artifactfs.references.files import FileOrigin
-from artifactfs.references.hashing import hash_stream
+from artifactfs.references.hashing import Hashed, hash_stream
 from artifactfs.references.reading import OutsideFile
 from artifactfs.references.uris import check_uri, name_of, scheme_of
 
@@ -199,13 +199,7 @@ class References:
         if digest is None and not content:
             _compare(entry, origin.look(entry))
             return
-        answer = origin.read(entry, 0, None)
-        try:
-            if digest is None:
-                _compare(entry, answer.facts)
-            hashed = hash_stream(answer.read)
-        finally:
-            answer.close()
+        hashed = self._hashed(origin, entry)
         if digest is not None and hashed.digest != digest:
             raise changed(
                 entry.uri,
@@ -214,6 +208,22 @@ class References:
             )
         if entry.size is not None and hashed.size != entry.size:
             raise changed(entry.uri, f"recorded size {entry.size}, found {hashed.size}")
+
+    def nodes(self, entry: RefEntry) -> tuple[bytes, ...]:
+        """The nodes of the chunk list of an entry with a digest, made anew from its source's bytes. Errors as :meth:`check`."""
+        hashed = self._hashed(self._sources.origin(entry.uri), entry)
+        if hashed.digest != digest_of(entry):
+            raise changed(entry.uri, f"recorded checksum {entry.checksum}, found {format_digest(hashed.digest)}")
+        return hashed.nodes
+
+    def _hashed(self, origin: Origin, entry: RefEntry) -> Hashed:
+        answer = origin.read(entry, 0, None)
+        try:
+            if digest_of(entry) is None:
+                _compare(entry, answer.facts)
+            return hash_stream(answer.read)
+        finally:
+            answer.close()
 
     @property
     def bytes_fetched(self) -> int:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, bindparam, delete, func, select
 
 from artifactfs.errors import Integrity, InvalidInput
 from artifactfs.model.digest import DIGEST_SIZE
-from artifactfs.model.records import FLAG_ENCRYPTED, Location, PackRow
+from artifactfs.model.records import FLAG_ENCRYPTED, ChunkRow, Location, PackRow
 from artifactfs.registry import sealed
 from artifactfs.registry.database import Database
 from artifactfs.registry.schema import chunk, pack
@@ -40,6 +40,26 @@ _PACK: Final = select(pack.c.id, pack.c.size, pack.c.wrapped_key).where(
     pack.c.project == bindparam("project"), pack.c.digest == bindparam("digest")
 )
 _PACKS: Final = select(pack.c.digest, pack.c.size).where(pack.c.project == bindparam("project")).order_by(pack.c.digest)
+_ROWS_OF_PACK: Final = (
+    select(chunk.c.digest, chunk.c.offset, chunk.c.length, chunk.c.size, chunk.c.flags)
+    .join_from(chunk, pack, pack.c.id == chunk.c.pack)
+    .where(
+        chunk.c.project == bindparam("project"), pack.c.project == chunk.c.project, pack.c.digest == bindparam("digest")
+    )
+    .order_by(chunk.c.offset)
+)
+_FORGET: Final = delete(chunk).where(
+    chunk.c.project == bindparam("project"), chunk.c.digest.in_(bindparam("digests", expanding=True))
+)
+_FORGET_IN: Final = _FORGET.where(chunk.c.pack.in_(bindparam("packs", expanding=True)))
+_EMPTY_PACKS: Final = delete(pack).where(
+    pack.c.project == bindparam("project"),
+    pack.c.id.in_(bindparam("packs", expanding=True)),
+    ~select(chunk.c.digest).where(chunk.c.pack == pack.c.id).exists(),
+)
+_NUMBERS: Final = select(pack.c.id).where(
+    pack.c.project == bindparam("project"), pack.c.digest.in_(bindparam("names", expanding=True))
+)
 _HOLDERS: Final = (
     select(pack.c.digest, project_table.c.name).join_from(pack, project_table).order_by(project_table.c.name)
 )
@@ -117,6 +137,38 @@ class ChunkIndex:
         """Every pack: digest and size, sorted by digest."""
         with self._database.reading() as connection:
             return [(digest, size) for digest, size in connection.execute(_PACKS, {"project": project})]
+
+    def data_key(self, project: int, digest: str) -> bytes:
+        """The data key of a pack; empty for one that is not sealed, or not there. Access, Integrity."""
+        with self._database.reading() as connection:
+            numbers = set(connection.execute(_NUMBERS, {"project": project, "names": [digest]}).scalars())
+            return next((self._pack_names(connection, numbers)[number][1] for number in numbers), b"")
+
+    def rows_of(self, project: int, digest: str) -> tuple[ChunkRow, ...]:
+        """The chunks that lie in a pack, in order of offset. Reads the whole index."""
+        with self._database.reading() as connection:
+            rows = connection.execute(_ROWS_OF_PACK, {"project": project, "digest": digest})
+            return tuple(ChunkRow(*row) for row in rows)
+
+    def settle(
+        self,
+        connection: Connection,
+        project: int,
+        packs: Sequence[PackRow],
+        *,
+        lost: Collection[bytes],
+        without: Collection[str],
+    ) -> None:
+        """Move chunks to other packs, and forget lost ones and packs without any, in the caller's transaction."""
+        for row in packs:
+            for batch in _batches({entry.digest for entry in row.chunks}):
+                connection.execute(_FORGET, {"project": project, "digests": batch})
+        self.add(connection, project, packs)
+        if without:
+            numbers = list(connection.execute(_NUMBERS, {"project": project, "names": list(without)}).scalars())
+            for batch in _batches(set(lost)):
+                connection.execute(_FORGET_IN, {"project": project, "digests": batch, "packs": numbers})
+            connection.execute(_EMPTY_PACKS, {"project": project, "packs": numbers})
 
     def holders(self) -> dict[str, list[str]]:
         """Of every pack, by digest, the names of the projects that hold it, sorted."""

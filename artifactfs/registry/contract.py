@@ -17,6 +17,7 @@ from artifactfs.model.lineage import Links, NewRun, RunRecord
 from artifactfs.model.query import Query
 from artifactfs.model.records import (
     ArtifactRecord,
+    ChunkRow,
     CommitRequest,
     CommitResult,
     Location,
@@ -325,3 +326,42 @@ class Registry(Protocol):
 
     def check(self) -> list[str]:
         """Damages of the database itself, one line each; empty when it is whole. Reads everything once."""
+
+
+class PackIndex(Protocol):
+    """What verify and repair ask of a registry that is at hand: which pack has which chunks, and to have that changed.
+
+    Not over HTTP: a server mends what it has itself.
+    """
+
+    @property
+    def project(self) -> str:
+        """Name of the project."""
+
+    def packs(self) -> list[tuple[str, int]]:
+        """As :meth:`Registry.packs`."""
+
+    def locate(self, digests: Collection[bytes]) -> dict[bytes, Location]:
+        """As :meth:`Registry.locate`."""
+
+    def data_key(self, pack: str) -> bytes:
+        """The data key of a pack; empty for one that is not sealed, or not there. Access without the project's key."""
+
+    def pack_rows(self, pack: str) -> tuple[ChunkRow, ...]:
+        """The chunks that lie in a pack as far as the index tells, in order of offset. Reads the whole index: 1 s a million chunks."""
+
+    def settle_packs(
+        self, packs: Sequence[PackRow], *, lost: Collection[bytes] = (), without: Collection[str] = ()
+    ) -> None:
+        """Move chunks to other packs, and let go of lost ones, in one durable transaction. Repeating it changes nothing.
+
+        Chunks of ``packs``, which are durable in the Store, are there from now on, wherever they were;
+        those of ``lost`` that lie in a pack of ``without`` are held no more, so that they may be stored again; and each pack of
+        ``without`` that no chunk is left in is forgotten.
+        """
+
+    def note(self, topic: str) -> str | None:
+        """What was written down last about a topic of the project."""
+
+    def exchange_note(self, topic: str, old: str | None, new: str) -> bool:
+        """Write down ``new`` if ``old`` (None: nothing) is what stands there; whether it was. Atomic among all processes."""

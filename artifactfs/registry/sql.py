@@ -23,9 +23,17 @@ from artifactfs.errors import Conflict, Format, Integrity, Unavailable
 from artifactfs.model.lineage import Links, NewRun, RunRecord
 from artifactfs.model.names import LATEST, check_name, check_run, is_run
 from artifactfs.model.query import Query
-from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, Location, PackRow, VersionRecord
+from artifactfs.model.records import (
+    ArtifactRecord,
+    ChunkRow,
+    CommitRequest,
+    CommitResult,
+    Location,
+    PackRow,
+    VersionRecord,
+)
 from artifactfs.model.retention import Begun, Permissions
-from artifactfs.registry import checks, drafts, edits, quotas, sealed, search, sessions, versions
+from artifactfs.registry import checks, drafts, edits, notes, quotas, sealed, search, sessions, versions
 from artifactfs.registry import commit as commits
 from artifactfs.registry import runs as lineage
 from artifactfs.registry.chunks import ChunkIndex, check_pack
@@ -440,6 +448,32 @@ class SQLRegistry:
         except (Integrity, Format, Unavailable) as error:
             found.append(str(error))
         return list(dict.fromkeys(found))
+
+    def data_key(self, pack: str) -> bytes:
+        """The data key of a pack; empty for one that is not sealed, or not there. Access without the project's key."""
+        return self._chunks.data_key(self._number or self._find_project(), pack)
+
+    def pack_rows(self, pack: str) -> tuple[ChunkRow, ...]:
+        """The chunks that lie in a pack as far as the index tells, in order of offset. Reads the whole index."""
+        return self._chunks.rows_of(self._number or self._find_project(), pack)
+
+    def settle_packs(
+        self, packs: Sequence[PackRow], *, lost: Collection[bytes] = (), without: Collection[str] = ()
+    ) -> None:
+        """Have chunks in other packs from now on; forget lost ones, and packs of ``without`` that have none left. One transaction."""
+        rows = [check_pack(row) for row in packs]
+        with self._writing(durable=True) as (connection, number):
+            self._chunks.settle(connection, number, rows, lost=lost, without=without)
+
+    def note(self, topic: str) -> str | None:
+        """What was written down last about a topic of the project."""
+        with self._database.reading() as connection:
+            return notes.read(connection, self._name, topic)
+
+    def exchange_note(self, topic: str, old: str | None, new: str) -> bool:
+        """Write down ``new`` if ``old`` is what stands there; whether it was."""
+        with self._writing(durable=True) as (connection, _):
+            return notes.exchange(connection, self._database, self._name, topic, old, new)
 
     # -- transactions ----------------------------------------------------------------------------------------------
 

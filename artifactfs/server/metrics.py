@@ -46,6 +46,15 @@ class Metrics:
         self._sent = Counter("artifactfs_sent_bytes", "Bytes of answers' bodies.", registry=self._registry)
         polls = Gauge("artifactfs_open_polls", "Followers that wait for a change.", registry=self._registry)
         polls.set_function(following)
+        self._scrubbed = Counter(
+            "artifactfs_scrub_chunks", "Chunks that scrubs read and checked.", registry=self._registry
+        )
+        self._damaged = Counter("artifactfs_scrub_damaged", "Damages that scrubs found.", registry=self._registry)
+        self._finished = Gauge(
+            "artifactfs_scrub_finished_timestamp_seconds",
+            "When every project was last scrubbed as a whole; 0 before that.",
+            registry=self._registry,
+        )
         about = Gauge("artifactfs_info", "The server's release.", ("version",), registry=self._registry)
         about.labels(__version__).set(1)
         self._registry.register(_Packs(packs))
@@ -61,6 +70,15 @@ class Metrics:
             self._received.inc(received)
         if sent:
             self._sent.inc(sent)
+
+    def scrubbed(self, chunks: int, damaged: int) -> None:
+        """A scrub checked so many chunks and found so many damages."""
+        self._scrubbed.inc(chunks)
+        self._damaged.inc(damaged)
+
+    def scrub_finished(self, at: float) -> None:
+        """The least recent whole scrub of a project ended then, in seconds since the epoch."""
+        self._finished.set(at)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -46,6 +46,7 @@ def follow(page: str, home: Path, variables: dict[str, str] | None = None, *, po
         "fsspec.md",
         "python.md",
         "encryption.md",
+        "repair.md",
     ],
 )
 def test_a_page_can_be_followed(page: str, home: Path):
