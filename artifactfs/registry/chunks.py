@@ -6,9 +6,22 @@ Used by :mod:`artifactfs.registry.sql`. Safe from any thread.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, func, select
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    Connection,
+    LargeBinary,
+    Select,
+    bindparam,
+    column,
+    delete,
+    func,
+    literal_column,
+    select,
+    true,
+)
 
 from artifactfs.errors import Integrity, InvalidInput
 from artifactfs.model.digest import DIGEST_SIZE
@@ -22,6 +35,7 @@ from artifactfs.sealing import KEY_SIZE
 # Keys of one statement. A key costs 1.6 us from 128 to 2,000 of them (1.0 straight at the driver, which is not worth a second way of
 # speaking SQL); single statements cost 20 us. In order of digest, which is the table's order, it is 1.6 times as fast as at random.
 _BATCH: Final = 512
+_POSTGRESQL: Final = "postgresql"
 _COLUMNS: Final = ("project", "digest", "pack", "offset", "length", "size", "flags")
 
 _KNOWN: Final = select(chunk.c.digest).where(
@@ -30,6 +44,23 @@ _KNOWN: Final = select(chunk.c.digest).where(
 _PLACES: Final = select(
     chunk.c.digest, chunk.c.pack, chunk.c.offset, chunk.c.length, chunk.c.size, chunk.c.flags
 ).where(chunk.c.project == bindparam("project"), chunk.c.digest.in_(bindparam("digests", expanding=True)))
+# PostgreSQL is made to look each one up, whatever it knows of the table: as long as it had no statistics, which come within a minute,
+# it went through all of the project, 90 ms for 100,000 chunks.
+_WANTED: Final = (
+    func.unnest(bindparam("digests", type_=ARRAY(LargeBinary)))
+    .table_valued(column("digest", LargeBinary), name="wanted")
+    .render_derived()
+)
+
+
+def _each(*columns: Column[Any]) -> Select[Any]:
+    own = chunk.c.project == bindparam("project")
+    found = select(*columns).where(own, chunk.c.digest == _WANTED.c.digest).offset(literal_column("0")).lateral("found")
+    return select(*found.c).select_from(_WANTED).join(found, true())
+
+
+_KNOWN_EACH: Final = _each(chunk.c.digest)
+_PLACES_EACH: Final = _each(chunk.c.digest, chunk.c.pack, chunk.c.offset, chunk.c.length, chunk.c.size, chunk.c.flags)
 # With the id of the project's key: one statement sees a data key and what wraps it before a rekey, or both after it.
 _NAMES: Final = (
     select(pack.c.id, pack.c.digest, pack.c.wrapped_key, project_table.c.name, project_table.c.key_id)
@@ -82,7 +113,8 @@ class ChunkIndex:
         if absent:
             with self._database.reading() as connection:
                 for batch in _batches(absent):
-                    rows = connection.execute(_KNOWN, {"project": project, "digests": batch})
+                    statement = _KNOWN_EACH if connection.dialect.name == _POSTGRESQL else _KNOWN
+                    rows = connection.execute(statement, {"project": project, "digests": batch})
                     absent.difference_update(rows.scalars())
         return absent
 
@@ -93,7 +125,8 @@ class ChunkIndex:
             return found
         with self._database.reading() as connection:
             for batch in _batches(set(digests)):
-                rows = connection.execute(_PLACES, {"project": project, "digests": batch}).all()
+                statement = _PLACES_EACH if connection.dialect.name == _POSTGRESQL else _PLACES
+                rows = connection.execute(statement, {"project": project, "digests": batch}).all()
                 names = self._pack_names(connection, {row[1] for row in rows})
                 for digest, number, offset, length, size, flags in rows:
                     if not type(offset) is type(length) is type(size) is type(flags) is int:

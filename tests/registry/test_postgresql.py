@@ -252,6 +252,21 @@ def test_a_password_comes_from_its_file_and_a_role_needs_no_more_than_rows(
         assert registry.check() == []
 
 
+def test_a_role_that_owns_its_database_needs_no_more(postgres, password_file):
+    postgres.sql(f"CREATE ROLE artifactfs LOGIN PASSWORD '{SECRET}'")
+    postgres.sql("CREATE DATABASE artifactfs OWNER artifactfs ENCODING 'UTF8' TEMPLATE template0")
+    postgres.sql("REVOKE CONNECT ON DATABASE artifactfs FROM PUBLIC")
+    try:
+        url = postgres.url("artifactfs", tcp=True, user="artifactfs")
+        with closing(open_registry(url, create=True)) as registry:
+            assert commit(registry, "a").created
+        dump = [postgres.programs / "pg_dump", "--format=custom", f"--file={password_file.parent / 'dump'}", url]
+        subprocess.run(dump, check=True, capture_output=True)
+    finally:
+        postgres.drop_database("artifactfs")
+        postgres.sql("DROP ROLE artifactfs")
+
+
 def test_who_is_not_let_in_is_told_what_to_do(postgres, postgres_registry, role, password_file):
     url = postgres.url(postgres_registry, tcp=True, user=role)
     password_file.write_text("*:*:*:*:wrong\n")
