@@ -34,7 +34,7 @@ def token_command() -> None:
 
     \b
     Example:
-      artifactfs token create --role read --project bikes --name alice > alice.token
+      artifactfs token create --role read --project bikes --name alice --output alice.token
       artifactfs token list
       artifactfs token revoke 3kq0vd2m
     """

@@ -27,6 +27,7 @@ ALL_PROJECTS: Final = ""
 _ID_CHARACTERS: Final = string.ascii_lowercase + string.digits
 _ID_LENGTH: Final = 8
 _SECRET_BYTES: Final = 32  # 43 characters in base64
+_SECRET: Final = re.compile(r"(afs_[a-z0-9]{8}_)[A-Za-z0-9_-]+", re.ASCII)
 _TOKEN: Final = re.compile(r"afs_([a-z0-9]{8})_([A-Za-z0-9_-]{43})", re.ASCII)
 
 
@@ -80,6 +81,11 @@ def split(token: str) -> Text | None:
     """The parts of a token; None for what is none."""
     found = _TOKEN.fullmatch(token)
     return Text(found[1], found[2]) if found is not None else None
+
+
+def conceal(text: str) -> str:
+    """A text without what proves the tokens in it; their ids stay. 0.1 us without one."""
+    return _SECRET.sub(r"\1…", text) if "afs_" in text else text
 
 
 def check_role(role: str) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
 from artifactfs.errors import Conflict, InvalidInput
+from artifactfs.registry.checks import LARGEST
 from artifactfs.registry.schema import draft_part, session
 
 _LIVING: Final = (
@@ -59,21 +60,29 @@ def open_session(connection: Connection, project: int, kind: str, *, now: int, e
 
 def renew_session(connection: Connection, project: int, number: int, *, now: int, expires: int) -> None:
     """Move a session's end. Conflict when it has ended."""
-    if not connection.execute(_RENEW, {"of": project, "number": number, "now": now, "expires": expires}).rowcount:
+    row = {"of": project, "number": number, "now": now, "expires": expires}
+    if not _is_id(number) or not connection.execute(_RENEW, row).rowcount:
         raise _ended(number)
 
 
 def close_session(connection: Connection, project: int, number: int) -> None:
     """End a session, with the parts of drafts that it kept; nothing happens when it has ended."""
-    connection.execute(_CLOSE, {"of": project, "number": number})
+    if _is_id(number):
+        connection.execute(_CLOSE, {"of": project, "number": number})
 
 
 def require_session(connection: Connection, project: int, number: int | None, *, now: int) -> None:
     """Hold a session's row until the transaction ends. Conflict when it has ended; None is no session."""
     if number is None:
         return
-    if connection.execute(_LIVING, {"of": project, "number": number, "now": now}).first() is None:
+    row = {"of": project, "number": number, "now": now}
+    if not _is_id(number) or connection.execute(_LIVING, row).first() is None:
         raise _ended(number)
+
+
+def _is_id(number: int) -> bool:
+    """Whether a column could hold it: what a client says is a session may be any number."""
+    return 0 <= number <= LARGEST
 
 
 def _ended(number: int) -> Conflict:

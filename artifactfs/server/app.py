@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from artifactfs import __version__
 from artifactfs.content.local import LocalStore
@@ -115,4 +116,15 @@ async def _no_route(request: Request, error: Exception) -> Response:
         told = NotFound(f"nothing is at {path}; /openapi.json tells what there is")
     else:
         told = InvalidInput(f"{request.method} is not a method of {path}; /openapi.json tells which are")
-    return failed(request, told, status=error.status_code, headers=error.headers)
+        return failed(request, told, status=error.status_code, headers={"Allow": ", ".join(_methods(request))})
+    return failed(request, told, status=error.status_code)
+
+
+def _methods(request: Request) -> list[str]:
+    """Methods of a path, of all its routes: the router knows those of the first alone."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return sorted(found)

@@ -7,6 +7,7 @@ thread, together with encoding the answer and looking at the project's revision.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Annotated, Any, Final, TypeVar
@@ -18,6 +19,7 @@ from starlette.responses import Response
 from artifactfs.errors import ArtifactFSError, InvalidInput, Unavailable
 from artifactfs.registry.contract import Registry
 from artifactfs.remote.wire import JSON, MESSAGE_LIMIT, MSGPACK, REVISION_HEADER, decode, encode
+from artifactfs.server.access import KEPT_SECONDS
 from artifactfs.server.failures import CLOSE, Refusal, media_of
 from artifactfs.server.service import Service
 from artifactfs.server.threads import Threads
@@ -54,7 +56,11 @@ class Call:
         return await self.service.reading.run(lambda: decode(data, kind, media))
 
     async def body(self, limit: int) -> AsyncIterator[bytes]:
-        """The request's body as it comes, ``limit`` bytes at most. Raises Refusal, ClientDisconnect."""
+        """The request's body as it comes, ``limit`` bytes at most; slow ones are of no use to a token that ends meanwhile.
+
+        Raises Refusal, Access, ClientDisconnect.
+        """
+        began = time.monotonic()
         declared = self.request.headers.get("content-length", "")
         if declared and int(declared) > limit:
             raise _too_large(declared, limit)
@@ -76,6 +82,12 @@ class Call:
                 raise _too_large(f"more than {limit}", limit)
             if part:
                 yield part
+        if time.monotonic() - began >= KEPT_SECONDS:
+            await self.admit_again()
+
+    async def admit_again(self) -> None:
+        """Look again whether who asks may: of what takes long, a token may end meanwhile. Raises Refusal, Access."""
+        await self.request.state.admit()
 
     async def read(self, work: Callable[[Registry], Any]) -> Response:
         """Answer with what ``work`` reads."""
@@ -137,7 +149,13 @@ class Call:
         return self.reply(await self.carry_out(threads, encoded), media)
 
 
-async def _call(request: Request, project: Annotated[str, Path(description="The project's name.")]) -> Call:
+_NAME: Final = {"pattern": r"^(?!(?:\.{1,2}|\.artifactfs)$)[A-Za-z0-9_.\-]{1,128}$"}
+"""What ``check_project`` asks for, as the document tells it; it is the registry that refuses."""
+
+
+async def _call(
+    request: Request, project: Annotated[str, Path(description="The project's name.", json_schema_extra=_NAME)]
+) -> Call:
     return Call(request, project)
 
 

@@ -5,6 +5,7 @@ Used by ``cli/serving.py``. On the main thread.
 
 from __future__ import annotations
 
+import os
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ class Certificate(NamedTuple):
 
 
 def check_certificate(certificate: Certificate) -> Certificate:
-    """Both can be read, belong together, and are valid today. NotFound, Access, InvalidInput name the option."""
+    """Both can be read, the key by no others, belong together, and are valid today. NotFound, Access, InvalidInput name the option."""
     texts = {}
     for option, path in (("--tls-cert", certificate.chain), ("--tls-key", certificate.key)):
         try:
@@ -32,6 +33,12 @@ def check_certificate(certificate: Certificate) -> Certificate:
             raise NotFound(f"{option}: there is no file {path}; check the path") from error
         except OSError as error:
             raise Access(f"{option}: cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    found = certificate.key.stat()
+    if found.st_mode & 0o007 and found.st_uid == os.geteuid():
+        # That of another user, as a secret that is mounted into a container, is theirs to guard.
+        raise Access(
+            f"--tls-key: every user of this machine may read {certificate.key}; run: chmod o-rwx {certificate.key}"
+        )
     try:
         first = x509.load_pem_x509_certificates(texts["--tls-cert"])[0]
     except ValueError as error:

@@ -16,7 +16,7 @@ from fastapi import Depends, FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artifactfs.remote.wire import JSON, MSGPACK, PROTOCOL_HEADER, REVISION_HEADER, Failure
+from artifactfs.remote.wire import JSON, MSGPACK, OLDEST_PROTOCOL, PROTOCOL_HEADER, REVISION_HEADER, Failure
 from artifactfs.server.access import Access
 from artifactfs.server.failures import MEANINGS
 
@@ -24,8 +24,10 @@ PROJECT: Final = "/v1/projects/{project}"
 OPEN: Final = ""
 """The role of an operation that everybody may ask for."""
 TOKEN_SCHEME: Final = "token"  # noqa: S105 - a name
-ALWAYS: Final = (400, 426, 500, 503)
-"""Statuses that every operation of the protocol may answer with."""
+VERSIONED: Final = "/v1"
+"""What the paths of the protocol begin with; others are asked by programs that do not speak it."""
+ALWAYS: Final = (400, 503)
+"""Statuses that every operation on a project may answer with, besides those of any operation."""
 REFUSED: Final = (408, 413, 415)
 """And those that take a message."""
 
@@ -77,16 +79,17 @@ class Operations(list[Operation]):
         """
 
         def declare(endpoint: Endpoint) -> Endpoint:
+            whole = self._prefix + path
             self.append(
                 Operation(
                     method=method,
-                    path=self._prefix + path,
+                    path=whole,
                     endpoint=endpoint,
                     role=role,
                     takes=takes,
                     gives=gives,
                     status=status or (200 if gives is not None else 204),
-                    fails=tuple(sorted({*fails, *ALWAYS, *_guarded(role), *(REFUSED if takes is not None else ())})),
+                    fails=tuple(sorted({*fails, *_usual(whole, role), *(REFUSED if takes is not None else ())})),
                     extra=extra or {},
                 )
             )
@@ -117,17 +120,29 @@ def add_routes(app: FastAPI, operations: Operations) -> None:
         )
 
 
-def _guarded(role: str) -> tuple[int, ...]:
-    """Statuses of who may not."""
-    return () if role == OPEN else (401, 403, 404)
+def _usual(path: str, role: str) -> set[int]:
+    """Statuses that follow from where an operation is and whom it answers."""
+    found = {500}
+    if path.startswith(VERSIONED):
+        found.add(426)
+    if path.startswith(PROJECT):
+        found |= {*ALWAYS, 404}
+    if role != OPEN:
+        found |= {401, 403, 503}  # tokens are looked up, too
+    return found
 
 
 def _admission(role: str) -> Callable[[Request], Awaitable[None]]:
-    """What runs before an operation, and before anything of its request is looked at."""
+    """What runs before an operation, and before anything of its request is looked at; ``request.state.admit`` runs it again."""
 
     async def admit(request: Request) -> None:
         access: Access = request.app.state.access
-        request.state.holder = await access.admit(request, role, request.path_params.get("project"))
+
+        async def again() -> None:
+            request.state.holder = await access.admit(request, role, request.path_params.get("project"))
+
+        request.state.admit = again
+        await again()
 
     return admit
 
@@ -157,7 +172,7 @@ def complete(document: dict[str, Any], operations: Iterable[Operation]) -> dict[
             "in": "header",
             "required": False,
             "description": "The protocol that the client speaks; a client without it is answered too.",
-            "schema": {"type": "integer"},
+            "schema": {"type": "integer", "minimum": OLDEST_PROTOCOL},
         }
     }
     return document
@@ -207,8 +222,9 @@ def _failure(meaning: str) -> dict[str, Any]:
 
 
 def _extra(operation: Operation) -> dict[str, Any]:
+    spoken = [{"$ref": "#/components/parameters/Protocol"}] if operation.path.startswith(VERSIONED) else []
     found: dict[str, Any] = {
-        "parameters": [{"$ref": "#/components/parameters/Protocol"}, *operation.extra.get("parameters", ())],
+        "parameters": [*spoken, *operation.extra.get("parameters", ())],
         # In a list of this scheme stand the roles that are needed.
         "security": [] if operation.role == OPEN else [{TOKEN_SCHEME: [operation.role]}],
     }

@@ -2,7 +2,8 @@
 
 Used by the application's edge for every request, and by uvicorn for what it has to say. Lines may be given from any thread and are
 written by one of their own: who reads them may pause (a terminal, a full pipe), which no request waits for. Lines that come while
-LINES wait are dropped and counted. Headers and queries are never logged: they may hold secrets, or will.
+LINES wait are dropped and counted. Headers and queries are never logged: they may hold secrets, or will. A token that came anywhere
+else (in a path, by mistake) is logged by its id alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from queue import Full, Queue
 from typing import Any, Final
 
 import msgspec
+
+from artifactfs.model.access import conceal
 
 Write = Callable[[str], object]
 """Takes a line with its end."""
@@ -82,7 +85,7 @@ class Log:
     def _line(self, **fields: Any) -> None:
         line = msgspec.json.encode({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields})
         try:
-            self._lines.put_nowait(line.decode() + "\n")
+            self._lines.put_nowait(conceal(line.decode()) + "\n")
         except Full:
             self._dropped += 1
 

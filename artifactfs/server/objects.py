@@ -132,8 +132,8 @@ async def get(call: ProjectCall, key: Key) -> Response:
     fails=(408, 411, 413, 422, 507),
     extra={
         "body": {
-            "required": True,
-            "description": f"The object, {wire.OBJECT_LIMIT} bytes at most, with its Content-Length.",
+            "required": False,
+            "description": f"The object, {wire.OBJECT_LIMIT} bytes at most, with its Content-Length; no bytes are an object too.",
             "content": _BINARY,
         }
     },

@@ -38,7 +38,7 @@ async def healthz(request: Request) -> Response:
     return _told(request, Health("ok"))
 
 
-@operation("GET", "/readyz", gives=Health, role=OPEN)
+@operation("GET", "/readyz", gives=Health, fails=(503,), role=OPEN)
 async def readyz(request: Request) -> Response:
     """Whether registry and store can be used and the server is not about to stop: if not, send requests elsewhere."""
     service: Service = request.app.state.service

@@ -6,6 +6,7 @@ Each is one method of the Registry contract, whose docstrings say what they do.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated, Final
 
 from fastapi import Path
@@ -13,15 +14,16 @@ from fastapi import Query as Word
 from msgspec.structs import replace
 from starlette.responses import Response
 
-from artifactfs.errors import NotFound
+from artifactfs.errors import Access, NotFound, Unavailable
 from artifactfs.model.access import ADMIN, ALL_PROJECTS, READ, WRITE
 from artifactfs.model.query import Query
 from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult, VersionRecord
 from artifactfs.registry.contract import Registry
 from artifactfs.remote import wire
-from artifactfs.server.access import Holder
+from artifactfs.server.access import KEPT_SECONDS, Holder
 from artifactfs.server.calls import ProjectCall
 from artifactfs.server.document import Operations
+from artifactfs.server.failures import Refusal
 from artifactfs.server.portions import bound, portion
 
 operation: Final = Operations("Versions")
@@ -48,10 +50,14 @@ async def revision(
     if after is None or seconds <= 0:
         return await call.read(lambda registry: wire.Revision(registry.revision()))
     gone = asyncio.create_task(_gone(call))
+    ended = asyncio.create_task(_ended(call))
+    either = asyncio.ensure_future(asyncio.wait({gone, ended}, return_when=asyncio.FIRST_COMPLETED))
     try:
-        present = await call.service.changes.wait(call.project, after, min(seconds, wire.POLL_SECONDS), gone)
+        present = await call.service.changes.wait(call.project, after, min(seconds, wire.POLL_SECONDS), either)
     finally:
-        gone.cancel()
+        for task in (either, gone, ended):
+            task.cancel()
+    await call.admit_again()
     call.request.state.revision = present
     return call.told(wire.Revision(present))
 
@@ -60,6 +66,15 @@ async def _gone(call: ProjectCall) -> None:
     """Returns when the client has gone away."""
     while (await call.request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _ended(call: ProjectCall) -> None:
+    """Returns when who waits may no longer do so."""
+    with suppress(Refusal, Access):
+        while True:
+            await asyncio.sleep(KEPT_SECONDS)
+            with suppress(Unavailable):  # looked up again soon
+                await call.admit_again()
 
 
 @operation("GET", "/artifacts", gives=wire.Artifacts, role=READ)

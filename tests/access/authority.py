@@ -68,5 +68,6 @@ class Authority:
         chain, secret = self._place / f"{name}.pem", self._place / f"{name}.key"
         chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         protection = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+        secret.touch(0o600)
         secret.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection))
         return chain, secret

@@ -116,7 +116,9 @@ def test_every_operation_says_what_it_takes_and_gives(document):
         in_path = {entry["name"] for entry in operation["parameters"] if entry.get("in") == "path"}
         assert in_path == set(re.findall(r"{(\w+)}", path)), where
         responses = operation["responses"]
-        assert {"400", "500", "503", "default"} <= responses.keys(), where
+        assert {"500", "default"} <= responses.keys(), where
+        assert (responses.keys() >= {"400", "503"}) == path.startswith("/v1/projects/"), where
+        assert ("426" in responses) == path.startswith("/v1"), where
         for status, response in responses.items():
             assert response["description"], f"{where} {status}"
             if status == "default" or int(status) >= 400:
@@ -230,6 +232,18 @@ def test_answers_are_as_the_document_says(served, document):
         "post_open_session",
         "post_create_token",
     }
+
+
+def test_what_a_path_allows_is_told(served, document):
+    filled = {"number": "0", "digest": "0" * 64, "session": "1"}
+    for path, methods in document["paths"].items():
+        at = re.sub(r"{(\w+)}", lambda found: filled.get(found[1], found[1]), path)
+        answer = served.ask("OPTIONS", at)
+        assert (answer.status, answer.code) == (405, "invalid-input")
+        allowed = set(answer.headers["allow"].lower().split(", "))
+        # Two of these paths are also those of an alias that is called remove, and of a token that is called own.
+        extra = {"remove": {"get"}, "own": {"delete"}}.get(at.rpartition("/")[2], set())
+        assert allowed == methods.keys() | extra, path
 
 
 def test_no_page_loads_scripts_from_other_hosts(served):

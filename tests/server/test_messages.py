@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from contextlib import closing
 from urllib.parse import urlsplit
@@ -195,6 +196,15 @@ def test_wrong_words_in_a_path_are_refused(served, method, path):
 @pytest.mark.parametrize("number", [-1, 2**63, 10**30])
 def test_numbers_that_cannot_be_are_not_there(served, number):
     assert served.ask("GET", f"artifacts/x/versions/{number}").code == "not-found"
+
+
+@pytest.mark.parametrize("number", [-1, 2**63, 10**30])
+def test_a_session_that_cannot_be_has_ended(served, number):
+    at = f"sessions/{number}"
+    assert served.ask("DELETE", at).status == 204
+    assert served.ask("PUT", at, wire.SessionLife(60)).code == "conflict"
+    body = json.dumps({"draft": "a", "digest": "A" * 43 + "=", "session": number}).encode()
+    assert served.ask("POST", "artifacts/x/parts", body=body, headers={"Content-Type": wire.JSON}).code == "conflict"
 
 
 @pytest.mark.parametrize(
