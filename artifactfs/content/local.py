@@ -34,12 +34,21 @@ WRITEBACK: Final = 8 << 20
 """Bytes after which the kernel is told to begin writing to disk, so that the fsync at the end of a large object finds
 little left."""
 
+LONGEST_KEY: Final = 1024
+"""Bytes of a key, as S3 has it."""
+LONGEST_PART: Final = 255
+"""Bytes between slashes, as file systems have it."""
+
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*")
 _TEMPORARY: Final = "tmp"
 
 
 def check_key(key: str) -> str:
     """The key itself. Raises InvalidInput for one that the Store contract does not allow."""
+    if len(key) > LONGEST_KEY or any(len(part) > LONGEST_PART for part in key.split("/")):
+        raise InvalidInput(
+            f"not a store key: {key[:80]!r}… is too long; {LONGEST_KEY} bytes are allowed, and {LONGEST_PART} between slashes"
+        )
     if not _KEY.fullmatch(key) or any(part in {".", ".."} for part in key.split("/")):
         raise InvalidInput(f"not a store key: {key!r}; allowed are relative paths of A-Z a-z 0-9 - _ . and /")
     return key
