@@ -33,12 +33,6 @@ def check_certificate(certificate: Certificate) -> Certificate:
             raise NotFound(f"{option}: there is no file {path}; check the path") from error
         except OSError as error:
             raise Access(f"{option}: cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    found = certificate.key.stat()
-    if found.st_mode & 0o007 and found.st_uid == os.geteuid():
-        # That of another user, as a secret that is mounted into a container, is theirs to guard.
-        raise Access(
-            f"--tls-key: every user of this machine may read {certificate.key}; run: chmod o-rwx {certificate.key}"
-        )
     try:
         first = x509.load_pem_x509_certificates(texts["--tls-cert"])[0]
     except ValueError as error:
@@ -47,6 +41,12 @@ def check_certificate(certificate: Certificate) -> Certificate:
         ) from error
     if b"PRIVATE KEY-----" not in texts["--tls-key"]:
         raise InvalidInput(f"--tls-key: {certificate.key} holds no private key in PEM; give the key's file")
+    found = certificate.key.stat()
+    if found.st_mode & 0o007 and found.st_uid == os.geteuid():
+        # That of another user, as a secret that is mounted into a container, is theirs to guard.
+        raise Access(
+            f"--tls-key: every user of this machine may read {certificate.key}; run: chmod o-rwx {certificate.key}"
+        )
     try:
         # Without a password there is nobody to ask, and OpenSSL would ask the terminal.
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(*certificate, password=_no_password)

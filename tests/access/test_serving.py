@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import sqlite3
 import ssl
+import warnings
 from contextlib import closing
 from datetime import timedelta
 
@@ -146,3 +148,77 @@ def test_two_tokens_at_once_are_none(guarded: Guarded):
             connection.putheader("Authorization", f"Bearer {token}")
         connection.endheaders()
         assert connection.getresponse().status == 401
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------------------
+
+
+def shake(guarded: Guarded, *, newest: ssl.TLSVersion, oldest: ssl.TLSVersion, ciphers: str = "") -> tuple[str, str]:
+    """The version and the cipher that a client of these versions comes to. SSLError, OSError without any."""
+    context = ssl.create_default_context(cafile=guarded.authority.file)
+    context.set_ciphers(ciphers or "ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version, context.maximum_version = oldest, newest
+    with (
+        closing(socket.create_connection(("127.0.0.1", guarded.port), 30)) as line,
+        context.wrap_socket(line, server_hostname="localhost") as wrapped,
+    ):
+        cipher = wrapped.cipher()
+        assert cipher is not None
+        return wrapped.version() or "", cipher[0]
+
+
+def test_tls_is_of_today(guarded: Guarded):
+    guarded.start()
+    versions = ssl.TLSVersion
+    assert shake(guarded, oldest=versions.TLSv1_2, newest=versions.TLSv1_3)[0] == "TLSv1.3"
+    version, cipher = shake(guarded, oldest=versions.TLSv1_2, newest=versions.TLSv1_2)
+    assert version == "TLSv1.2"
+    assert cipher.startswith("ECDHE-")
+    assert "GCM" in cipher or "CHACHA20" in cipher
+    for wrong in ("AES128-SHA", "ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA384", "eNULL", "aNULL"):
+        with pytest.raises(OSError, match=r"(?i)ssl|handshake|reset|cipher"):
+            shake(guarded, oldest=versions.TLSv1_2, newest=versions.TLSv1_2, ciphers=f"{wrong}:@SECLEVEL=0")
+    with pytest.raises(OSError, match=r"(?i)ssl|version|reset|protocol"):
+        shake(guarded, oldest=versions.TLSv1, newest=versions.TLSv1_1)
+
+
+def test_a_key_that_everybody_may_read_is_refused(cli, authority):
+    chain, key = authority.certify()
+    key.chmod(0o644)
+    message = cli.refuses("serve", "--port", 0, "--tls-cert", chain, "--tls-key", key)
+    assert message == f"--tls-key: every user of this machine may read {key}; run: chmod o-rwx {key}"
+    assert not (cli.home / ".local").exists()
+
+
+def test_a_certificate_of_another_name_is_refused_by_clients(guarded: Guarded, tmp_path):
+    token = guarded.token("read")
+    guarded.start("--host", ANY)
+    cli = guarded.client(tmp_path / "home", token)
+    cli.env["ARTIFACTFS_REPOSITORY"] = f"https://127.0.0.2:{guarded.port}"
+    message = cli.refuses("--timeout", 1, "ls")
+    assert "its certificate is not valid" in message
+    assert "127.0.0.2" in message
+
+
+# -- where it listens --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", [ANY, "::", "0", "::ffff:0.0.0.0", "192.0.2.1", "fe80::1"])
+def test_no_address_that_others_reach_is_taken_for_this_machine(cli, host):
+    assert "can be reached from other machines" in cli.refuses("serve", "--host", host, "--port", 0)
+    assert not (cli.home / ".local").exists()
+
+
+@pytest.mark.parametrize("host", ["", "unix:/tmp/socket", "/tmp/socket", "no-such-host.invalid", "127.0.0.1:80", "*"])  # noqa: S108 - no file
+def test_what_is_no_address_is_refused(cli, host):
+    message = cli.refuses("serve", "--host", host, "--port", 0, status=2)
+    assert "has no address" in message
+    assert not (cli.home / ".local").exists()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "127.1", "localhost"])
+def test_addresses_of_this_machine_alone_need_neither(guarded: Guarded, host: str):
+    guarded.start("--host", host, tls=False)
+    assert guarded.ask("GET", ARTIFACTS).status == 200
