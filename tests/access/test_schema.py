@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from tests.access.conftest import Guarded
-from tests.conftest import TESTS
 
 # Every check is on, but for one of two operations below. Where more statuses than by default are right:
 # - 426 refuses a header ArtifactFS-Protocol that is no number, or below the oldest.
@@ -65,7 +64,7 @@ def test_the_server_keeps_its_document(guarded: Guarded, tmp_path: Path):
             sys.executable, "-m", "schemathesis.cli", "--config-file", configuration, "run", "--no-color",
             f"{guarded.url}/openapi.json",
         ],
-        cwd=TESTS.parent, env=guarded.cli.env | {"ARTIFACTFS_TOKEN": token, "SCHEMATHESIS_HOOKS": "tests.access.hooks"},
+        cwd=tmp_path, env=guarded.cli.env | {"ARTIFACTFS_TOKEN": token, "SCHEMATHESIS_HOOKS": "tests.access.hooks"},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -130,6 +131,25 @@ def test_create_prints_the_token_alone_or_writes_it_for_its_owner(cli, tmp_path)
     assert text.secret not in cli("token", "list").stdout
     assert f"revoked {text.id}" in cli("token", "revoke", text.id).stdout
     assert "revoked" in cli("token", "list").lines[2]
+
+
+def test_no_link_and_no_umask_gives_a_token_to_others(cli, tmp_path):
+    for target in (tmp_path / "theirs", tmp_path / "absent"):
+        (tmp_path / "theirs").write_text("theirs")
+        link = tmp_path / "link"
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        assert "is there already" in cli.refuses("token", "create", "--role", "read", "--output", link, status=2)
+        assert (tmp_path / "theirs").read_text() == "theirs"
+        assert not (tmp_path / "absent").exists()
+    before = os.umask(0)
+    try:
+        cli("token", "create", "--role", "read", "--output", tmp_path / "token")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
+    # What could not be written made no token.
+    assert len(json.loads(cli("token", "list", "--json").stdout)) == 1
 
 
 def test_commands_say_what_is_wrong(cli):
