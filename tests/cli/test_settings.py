@@ -49,6 +49,15 @@ def test_command_line_environment_and_file_in_this_order(environ, tmp_path):
     assert config.load(environ=environ).cache_size == 5000
 
 
+def test_the_size_of_staging_is_the_disks_unless_said(environ, tmp_path):
+    assert config.load(environ=environ).staging_size is None
+    write_config(tmp_path, 'staging_size = "50GB"\n')
+    assert config.load(environ=environ).staging_size == 50 * 10**9
+    environ["ARTIFACTFS_STAGING_SIZE"] = "1MiB"
+    assert config.load(environ=environ).staging_size == 1 << 20
+    assert config.load(environ=environ, staging_size="5").staging_size == 5
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
