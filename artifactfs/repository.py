@@ -265,8 +265,8 @@ class Repository:
     def _by_present_name(self, address: Address) -> VersionRecord:
         """The version that an address meant when its artifact had another name. NotFound says what is there instead."""
         renamed = None
-        if not self.registry.versions(address.name):
-            with suppress(ArtifactFSError):  # a server that cannot be asked now, or does not know of it
+        if not self.registry.versions(address.name) and self.online:
+            with suppress(ArtifactFSError):  # a server that cannot be asked just now, or does not know of it
                 renamed = self.registry.retention.former_names().get(address.name)
         if renamed is None:
             raise self._missing(address)
@@ -275,7 +275,7 @@ class Repository:
     def tombstone(self, address: Address) -> Tombstone | None:
         """What is known of the version of this number, when it was deleted; None for any other address, and offline."""
         number = parse_version(address.selector or "")
-        if number is None:
+        if number is None or not self.online:
             return None
         with suppress(ArtifactFSError):
             name = self.registry.retention.former_names().get(address.name, address.name)

@@ -12,7 +12,22 @@ from sqlalchemy import Connection, Select, Table, func, select
 
 from artifactfs.model.digest import DIGEST_SIZE
 from artifactfs.model.names import LATEST
-from artifactfs.registry.schema import alias, artifact, chunk, fact, pack, project, run_input, run_output, tag, version
+from artifactfs.registry.schema import (
+    EVERY_ARTIFACT,
+    alias,
+    artifact,
+    chunk,
+    fact,
+    former_name,
+    pack,
+    project,
+    protection,
+    retention_rule,
+    run_input,
+    run_output,
+    tag,
+    version,
+)
 
 _SHOWN: Final = 20  # findings of one rule; more would say no more
 
@@ -36,6 +51,16 @@ def _not_of_deleted(table: Table, what: str) -> Rule:
         .join(artifact, artifact.c.id == version.c.artifact)
         .where(version.c.deleted.is_not(None)),
         lambda row: f"{row[0]}:v{row[1]} is deleted, but has {what}",
+    )
+
+
+def _of_own_project(table: Table, what: str) -> Rule:
+    its_own = (artifact.c.id == table.c.artifact) & (artifact.c.project == table.c.project)
+    return Rule(
+        select(table.c.artifact)
+        .outerjoin_from(table, artifact, its_own)
+        .where(table.c.artifact != EVERY_ARTIFACT, artifact.c.id.is_(None)),
+        lambda row: f"{what} is of the artifact with the id {row[0]}, which its project lacks",
     )
 
 
@@ -103,6 +128,10 @@ RULES: Final = (
         .where((project.c.key_id == "") != pack.c.wrapped_key.is_(None)),
         lambda row: f"the pack {row[1]} has a key and the project {row[0]} is not encrypted, or the other way round",
     ),
+    # What is said of an artifact is said in its own project.
+    _of_own_project(protection, "a protected alias"),
+    _of_own_project(retention_rule, "a retention rule"),
+    _of_own_project(former_name, "a former name"),
     # A chunk lies in a pack of its project.
     Rule(
         select(chunk.c.digest, pack.c.digest)

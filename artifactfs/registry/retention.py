@@ -18,7 +18,7 @@ from artifactfs.model.retention import EVERY, NOTHING_MORE, Permissions, Protect
 from artifactfs.registry import checks, deletion, protection, quotas, sessions
 from artifactfs.registry.database import Database
 from artifactfs.registry.edits import lock_artifact
-from artifactfs.registry.schema import EVERY_ARTIFACT, artifact, former_name, retention_rule, version
+from artifactfs.registry.schema import EVERY_ARTIFACT, artifact, former_name, project, retention_rule, version
 from artifactfs.registry.versions import artifact_named, record_of
 
 _LONGEST_PURPOSE: Final = 1000  # characters of what a version is kept for
@@ -26,6 +26,7 @@ _LONGEST_PURPOSE: Final = 1000  # characters of what a version is kept for
 _IDENTITY: Final = select(artifact.c.id).where(
     artifact.c.project == bindparam("project"), artifact.c.name == bindparam("name")
 )
+_ONE_AT_A_TIME: Final = select(project.c.id).where(project.c.id == bindparam("of")).with_for_update()
 _RENAME: Final = update(artifact).where(artifact.c.id == bindparam("of"))
 _EVER: Final = select(version.c.id).where(version.c.artifact == bindparam("of")).limit(1)
 _FORMER: Final = (
@@ -130,6 +131,7 @@ class SQLRetention:
         check_name(old)
         check_name(new)
         with self._writing(durable=True) as (connection, of):
+            connection.execute(_ONE_AT_A_TIME, {"of": of})
             locked = lock_artifact(connection, of, old)
             if locked is None or artifact_named(connection, of, old) is None:
                 raise deletion.no_artifact(old)
