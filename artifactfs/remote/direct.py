@@ -81,6 +81,7 @@ class Direct:
         self._rest_until = 0.0
         self._rest = REST_SECONDS
         self._told = False
+        self._signs = False  # the server has given URLs
 
     @property
     def wanted(self) -> bool:
@@ -198,12 +199,18 @@ class Direct:
     # -- URLs ----------------------------------------------------------------------------------------------------------
 
     def _find(self, key: str) -> str | None:
-        """A URL that is still good, renewed if need be; None when the server never gave one."""
+        """A URL that is still good, renewed if need be; None when the server gives none.
+
+        One that is not known is asked for too: the place of its chunk may have come while the object store was left alone.
+        """
         with self._lock:
             signed = self._signed.get(key)
-            if signed is None:
+            if signed is None and not (self._signs and key.endswith(".pack")):
                 return None
-            self._signed.move_to_end(key)
+            if signed is not None:
+                self._signed.move_to_end(key)
+        if signed is None:
+            return self._renew(key, "")
         return signed.url if time.monotonic() < signed.until else self._renew(key, signed.url)
 
     def _renew(self, key: str, ended: str) -> str | None:
@@ -220,6 +227,7 @@ class Direct:
                 answer = self._connection.call(SignedUrls, "POST", self._path, Keys(keys[:SIGNED]))
             except ArtifactFSError:
                 return None  # the server says it again when it is asked for the object
+            self._signs = bool(answer.urls)
             self._take(keys[:SIGNED], answer.urls, answer.seconds)
             with self._lock:
                 signed = self._signed.get(key)
@@ -233,6 +241,7 @@ class Direct:
                     continue
                 if not self._is_good(url):
                     return
+                self._signs = True
                 self._signed[key] = _Signed(url, until)
                 self._signed.move_to_end(key)
             while len(self._signed) > URLS:

@@ -42,7 +42,7 @@ FETCHERS: Final = 32
 FETCHES_WAITING: Final = 128
 """Requests that may wait for such a thread. More are told to come later: a store that stalls would otherwise hold any number."""
 SENDERS: Final = 4
-"""Threads that send packs to an object store, each in several parts at once."""
+"""Threads that send packs to an object store, each in several parts at once: 32 MiB of memory each."""
 SENDS_WAITING: Final = 32
 WRITERS: Final = 4
 """Threads that change something. The database has one writer at a time; the others wait for a disk meanwhile."""

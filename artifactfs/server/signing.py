@@ -45,7 +45,7 @@ class Signing:
             (next(new), now + seconds) if asked or url is None else url for url, asked in zip(given, fresh, strict=True)
         ]
         self._given.update([(name, url) for name, url, asked in zip(names, found, fresh, strict=True) if asked])
-        return SignedUrls([url for url, _ in found], min(until for _, until in found) - now)
+        return SignedUrls([url for url, _ in found], min(seconds, min(until for _, until in found) - now))
 
     def signed(self, project: str, places: Places, *, wanted: bool) -> Places:
         """The places, with URLs of their packs (the first SIGNED) if these are ``wanted``."""

@@ -35,7 +35,7 @@ ADMINS = {
     ("post", "/retention/remove"),
     ("put", "/quota"),
 }
-QUESTIONS = {"/find", "/chunks/missing", "/chunks/locate", "/nodes", "/path", "/links", "/urls"}
+QUESTIONS = {"/objects/sign", "/find", "/chunks/missing", "/chunks/locate", "/nodes", "/path", "/links", "/urls"}
 
 
 @dataclass(frozen=True)

@@ -336,6 +336,12 @@ def test_a_bucket_out_of_reach_is_left_alone_for_a_while(team, monkeypatch):
         assert straight.requests == before
         straight._rest_until -= direct.REST_SECONDS
         assert straight.wanted
+        # Of a place that came meanwhile the URL is asked for.
+        monkeypatch.setattr(team.served.service.signing, "urls", urls)
+        straight._signed.clear()
+        team.forget()
+        assert client.store.read(team.packs()[0].partition("/default/")[2], 0, 10)
+        assert len(team.straight()) == len(team.near.requests("/sign$")) == 1
 
 
 def test_when_server_and_store_give_nothing_it_is_an_error_within_the_bound(team):
