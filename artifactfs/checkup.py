@@ -18,13 +18,13 @@ from typing import Final, Protocol, cast
 import msgspec
 
 from artifactfs.content.cache import Cache
-from artifactfs.content.pack import pack_key, read_table
+from artifactfs.content.pack import pack_key
 from artifactfs.content.stored import opened
 from artifactfs.content.stores import LocalStores
 from artifactfs.directory import REGISTRY, STORE
 from artifactfs.errors import ArtifactFSError, Conflict, Format, Integrity, InvalidInput, NotFound
 from artifactfs.health import faults, position
-from artifactfs.health.examine import PackPass
+from artifactfs.health.examine import PackPass, table_of
 from artifactfs.health.faults import Faults
 from artifactfs.health.hits import Hit, Walk
 from artifactfs.health.mend import adopt, mend_pack, set_aside_wrong
@@ -369,7 +369,7 @@ def rescue_registry(place: Path, project: str) -> list[str]:
                 packs = index.packs()
                 for pack, _ in packs:
                     with suppress(NotFound, Integrity, Format):  # the pack's examination tells
-                        index.add_packs([read_table(store, pack)])
+                        index.add_packs([table_of(store, index, pack)])
                 done.append(f"the chunk index of project {name} was made anew from {len(packs)} packs")
         finally:
             stores.close()

@@ -64,7 +64,7 @@ def examine(
 ) -> Examined:
     """Look at one pack of ``size`` bytes, as the registry has it. Raises Unavailable and Access as the Store and the Registry do."""
     found = Examined(pack)
-    tables = tables or Tables(store)
+    tables = tables or Tables(store, index)
     pace.take(0)
     try:
         actual = store.size(pack_key(pack))
@@ -91,11 +91,13 @@ def examine(
 def _rows(store: Store, index: PackIndex, pack: str, size: int, found: Examined) -> tuple[ChunkRow, ...]:
     """The pack's chunks by its table of contents, or by the index when the table is of no use."""
     try:
-        table = read_table(store, pack)
+        table = table_of(store, index, pack)
         if table.size != size:
             raise Integrity(f"it is of a pack of {table.size} bytes")
     except NotFound:
         found.faults.append(Fault(pack, faults.TABLE, f"the table of contents of pack {pack} is missing"))
+    except Access:
+        pass  # sealed, and its key is not here
     except (Integrity, Format) as error:
         found.faults.append(
             Fault(pack, faults.TABLE, f"the table of contents of pack {pack} cannot be used: {_short(error)}")
@@ -140,7 +142,7 @@ def _is(row: ChunkRow, place: Location) -> bool:
 def _elsewhere(tables: Tables, pack: str, digest: bytes, place: Location) -> bool:
     try:
         row = tables.of(pack).get(digest)
-    except (NotFound, Integrity, Format):
+    except (NotFound, Integrity, Format, Access):
         return True  # the examination of that pack tells
     return row is not None and _is(row, place)
 
@@ -148,8 +150,8 @@ def _elsewhere(tables: Tables, pack: str, digest: bytes, place: Location) -> boo
 class Tables:
     """Tables of contents by chunk, the last few that were asked for: 10 MB each at most. Any thread."""
 
-    def __init__(self, store: Store) -> None:
-        self.of = lru_cache(TABLES)(lambda pack: {row.digest: row for row in read_table(store, pack).chunks})
+    def __init__(self, store: Store, index: PackIndex) -> None:
+        self.of = lru_cache(TABLES)(lambda pack: {row.digest: row for row in table_of(store, index, pack).chunks})
 
 
 def _read(
@@ -190,6 +192,14 @@ def _read_sealed(store: Store, pack: str, rows: Sequence[ChunkRow], actual: int,
             found.bad.add(row.digest)
         words = f"pack {pack} has other bytes than were sealed, and without its key it cannot be told which chunks those are"
         found.faults.extend(Fault(pack, faults.CHUNK, words, row.digest) for row in rows)
+
+
+def table_of(store: Store, index: PackIndex, pack: str) -> PackRow:
+    """A pack's table of contents; of a sealed pack with the key that the index has of it. Errors as :func:`read_table`."""
+    table = read_table(store, pack)
+    if any(row.flags & FLAG_ENCRYPTED for row in table.chunks):
+        return msgspec.structs.replace(table, key=index.data_key(pack))
+    return table
 
 
 def check_places(store: Store, places: Sequence[tuple[bytes, Location]], found: Examined, pace: Pace) -> None:
@@ -251,7 +261,7 @@ class PackPass:
         self._content = content
         self._pace = pace
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._tables = Tables(store)
+        self._tables = Tables(store, index)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="verify-pack")
 
     def run(self, packs: Iterable[tuple[str, int]]) -> Iterator[Examined]:
@@ -299,7 +309,7 @@ class PackPass:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def whole_row(pack: str, size: int, rows: Sequence[ChunkRow]) -> PackRow | None:
+def whole_row(pack: str, size: int, rows: Sequence[ChunkRow], key: bytes) -> PackRow | None:
     """A pack's row of these chunks, if they cover it back to back, as a table of contents must; else None."""
     end = 0
     ordered = sorted(rows, key=lambda row: row.offset)
@@ -307,4 +317,4 @@ def whole_row(pack: str, size: int, rows: Sequence[ChunkRow]) -> PackRow | None:
         if row.offset != end:
             return None
         end += row.length
-    return PackRow(pack, size, tuple(ordered)) if end == size else None
+    return PackRow(pack, size, tuple(ordered), key) if end == size else None

@@ -21,12 +21,12 @@ import msgspec
 from blake3 import blake3
 
 from artifactfs.content.local import LocalStore
-from artifactfs.content.pack import PackUpload, encode_index, index_key, pack_key, read_table
+from artifactfs.content.pack import PackUpload, encode_index, index_key, pack_key
 from artifactfs.content.store import Store
 from artifactfs.content.stored import opened
-from artifactfs.errors import ArtifactFSError, Format, Integrity, NotFound
+from artifactfs.errors import Access, ArtifactFSError, Format, Integrity, NotFound
 from artifactfs.health import faults
-from artifactfs.health.examine import READ, Examined, examine, whole_row
+from artifactfs.health.examine import READ, Examined, examine, table_of, whole_row
 from artifactfs.health.pace import Pace
 from artifactfs.model.digest import kind_of_flags
 from artifactfs.model.records import FLAG_ENCRYPTED, ChunkRow, Location, PackRow
@@ -52,7 +52,7 @@ def mend_pack(store: Store, index: PackIndex, pack: str, size: int, pace: Pace) 
     if not kinds:
         return None
     if kinds <= {faults.ROW, faults.TABLE}:
-        whole = whole_row(pack, size, found.rows)
+        whole = whole_row(pack, size, found.rows, index.data_key(pack))
         if whole is not None:
             return _mend_index(store, index, found, whole, kinds)
     if any(row.flags & FLAG_ENCRYPTED for row in found.rows) and faults.MISSING not in kinds:
@@ -169,13 +169,13 @@ def adopt(store: Store, index: PackIndex, wanted: Mapping[bytes, int], pace: Pac
     ``wanted``: each with its kind. Reads every table, and of the packs these chunks alone.
     """
     found: set[bytes] = set()
-    for table in _tables(store):
+    for table in _tables(store, index):
         if len(found) == len(wanted):
             break
         rows = [row for row in table.chunks if row.digest in wanted and row.digest not in found]
         sound = []
         if rows:
-            key = _key(index, table)
+            key = table.key
             if not key and any(row.flags & FLAG_ENCRYPTED for row in rows):
                 # Which bytes were sealed for this pack is all that can be told without its key.
                 with suppress(NotFound):
@@ -194,12 +194,6 @@ def adopt(store: Store, index: PackIndex, wanted: Mapping[bytes, int], pace: Pac
     return found
 
 
-def _key(index: PackIndex, table: PackRow) -> bytes:
-    """The data key of a pack, by any chunk that the index has in it; empty without one."""
-    places = index.locate([row.digest for row in table.chunks])
-    return next((place.key for place in places.values() if place.pack == table.digest), b"")
-
-
 def _has_its_bytes(store: Store, pack: str, pace: Pace) -> bool:
     """Whether a pack has the bytes that its name says. NotFound without it."""
     key = pack_key(pack)
@@ -215,8 +209,8 @@ def _has_its_bytes(store: Store, pack: str, pace: Pace) -> bool:
     return whole.hexdigest() == pack
 
 
-def _tables(store: Store) -> Iterator[PackRow]:
+def _tables(store: Store, index: PackIndex) -> Iterator[PackRow]:
     keys: Sequence[str] = [key for key, _ in store.list("packs/") if key.endswith(".idx")]
     for key in keys:
-        with suppress(NotFound, Integrity, Format):
-            yield read_table(store, key.rpartition("/")[2].removesuffix(".idx"))
+        with suppress(NotFound, Integrity, Format, Access):
+            yield table_of(store, index, key.rpartition("/")[2].removesuffix(".idx"))

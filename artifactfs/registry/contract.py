@@ -238,6 +238,9 @@ class PackIndex(Protocol):
     def pack_rows(self, pack: str) -> tuple[ChunkRow, ...]:
         """The chunks that lie in a pack as far as the index tells, in order of offset. Reads the whole index: 1 s a million chunks."""
 
+    def data_key(self, pack: str) -> bytes:
+        """The key that a pack's chunks are sealed with; empty for one that is not sealed, or that no chunk is known of."""
+
     def settle_packs(
         self, packs: Sequence[PackRow], *, lost: Collection[bytes] = (), without: Collection[str] = ()
     ) -> None:

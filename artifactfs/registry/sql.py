@@ -390,6 +390,12 @@ class SQLRegistry:
         """The chunks that lie in a pack as far as the index tells, in order of offset. Reads the whole index."""
         return self._chunks.rows_of(self._number or self._find_project(), pack)
 
+    def data_key(self, pack: str) -> bytes:
+        """The key that a pack's chunks are sealed with; empty for one that is not sealed, or that no chunk is known of."""
+        chunk = self._chunks.any_of(self._number or self._find_project(), pack)
+        place = None if chunk is None else self.locate([chunk]).get(chunk)
+        return b"" if place is None else place.key
+
     def settle_packs(
         self, packs: Sequence[PackRow], *, lost: Collection[bytes] = (), without: Collection[str] = ()
     ) -> None:

@@ -1,4 +1,4 @@
-"""Packs that repair meets elsewhere than in a plain directory: sealed ones without their key, and those in a bucket. The index it writes."""
+"""Packs that repair meets elsewhere than in a plain directory, sealed or in a bucket, and the index that it writes."""
 
 from __future__ import annotations
 
