@@ -33,6 +33,7 @@ CONFIG_KEYS: Final = (
     "ca_file",
     "cache_dir",
     "cache_size",
+    "direct",
     "key_command",
     "key_file",
     "mountpoint",
@@ -48,6 +49,7 @@ DEFAULT_SECONDS: Final = 30.0
 LONGEST_SECONDS: Final = 3600.0
 """A request that may take longer than this would look like a hang to whoever waits."""
 
+_SWITCHES: Final = frozenset({"direct"})  # keys that are true or false
 _NUMBERS: Final = frozenset({"cache_size", "timeout"})  # keys that need no quotes
 # As in GNU's tools: GiB and G are powers of 1024, GB is one of 1000.
 _SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(?:([kmgtp])(i?b)?|b)?", re.IGNORECASE)
@@ -97,6 +99,7 @@ def load(
     cache_dir: str | None = None,
     cache_size: str | None = None,
     timeout: str | None = None,
+    direct: bool = True,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
     """Settings of this user and process, as people write them. InvalidInput for what is none; it names a broken configuration file."""
@@ -124,11 +127,13 @@ def load(
         cache_dir=_absolute(kept) if kept else _xdg(environ, "XDG_CACHE_HOME", ".cache") / "artifactfs",
         cache_size=parse_size(size) if size else None,
         seconds=parse_seconds(seconds) if seconds else DEFAULT_SECONDS,
-        credentials=_credentials(environ, configured, config_file.parent),
+        credentials=_credentials(environ, configured, config_file.parent, direct=direct),
     )
 
 
-def _credentials(environ: Mapping[str, str], configured: Mapping[str, str], directory: Path) -> Credentials:
+def _credentials(
+    environ: Mapping[str, str], configured: Mapping[str, str], directory: Path, *, direct: bool
+) -> Credentials:
     """Where secrets are: a variable of this process comes before a file that a variable names, and both before the configuration."""
 
     def named(key: str) -> Path | None:
@@ -146,6 +151,8 @@ def _credentials(environ: Mapping[str, str], configured: Mapping[str, str], dire
         token=environ.get("ARTIFACTFS_TOKEN", ""),
         token_file=token_file,
         ca_file=named("ca_file"),
+        direct=direct
+        and (environ.get("ARTIFACTFS_DIRECT") or configured.get("direct", "")) not in {"0", "false", "no"},
         plain_http=environ.get("ARTIFACTFS_ALLOW_PLAIN_HTTP", "") not in {"", "0"},
         key=environ.get("ARTIFACTFS_KEY", ""),
         key_file=named("key_file"),
@@ -180,8 +187,11 @@ def read_config(path: Path) -> dict[str, str]:
             raise InvalidInput(f"unknown key {key!r} in {path}; known keys are {', '.join(CONFIG_KEYS)}")
         if key in _NUMBERS and isinstance(value, int | float) and not isinstance(value, bool):
             values[key] = str(value)
-        elif not isinstance(value, str):
+        elif key in _SWITCHES and isinstance(value, bool):
+            values[key] = "true" if value else "false"
+        elif key in _SWITCHES or not isinstance(value, str):
             kind = "a number, or text in quotes" if key in _NUMBERS else "text in quotes"
+            kind = "true or false" if key in _SWITCHES else kind
             raise InvalidInput(f"{key} in {path} must be {kind}")
     return values
 

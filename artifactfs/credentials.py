@@ -27,13 +27,15 @@ class Credentials:
 
     ``token`` is the text of a token, ``token_file`` holds one. ``ca_file`` has the certificates (PEM) that a server's is checked with,
     instead of those of the system. ``key`` is the text of a project's key, ``key_file`` holds it, ``key_command`` prints it.
-    ``plain_http``: a token may go over ``http://`` to another machine.
+    ``plain_http``: a token may go over ``http://`` to another machine. ``direct``: packs that the server
+    signs URLs of are read straight from the object store.
     """
 
     token: str = field(default="", repr=False)
     token_file: Path | None = None
     ca_file: Path | None = None
     plain_http: bool = False
+    direct: bool = True
     key: str = field(default="", repr=False)
     key_file: Path | None = None
     key_command: tuple[str, ...] = field(default=(), repr=False)

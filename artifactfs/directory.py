@@ -5,6 +5,7 @@ Used by ``repository.py`` and by ``serve``. Any thread, any process::
     repository.json   {"magic": "artifactfs-repository", "format": 2}
     registry.db       the Registry (SQLite)
     store/<project>/  the Store of a project
+    spool/            only when the packs are in a bucket: what is sent there waits here
     unclaimed/        packs that no project named when a repository of format 1 with several projects was brought to this one
 
 Format 1 had one Store for all projects, ``store/packs/…``. :func:`opened` brings a repository of it to this layout, once, under the
@@ -39,6 +40,8 @@ MARKER: Final = "repository.json"
 REGISTRY: Final = "registry.db"
 STORE: Final = "store"
 UNCLAIMED: Final = "unclaimed"
+SPOOL: Final = "spool"
+"""What is on its way to a bucket waits here, in files without a name."""
 
 _BESIDE: Final = f".{MARKER}.new"
 _HALF: Final = re.compile(r"[0-9a-f]{2}")

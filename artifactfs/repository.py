@@ -26,7 +26,6 @@ from artifactfs.content.reader import ContentReader, FileReader
 from artifactfs.content.source import Source
 from artifactfs.content.store import Store
 from artifactfs.content.stored import StoredSource
-from artifactfs.content.stores import LocalStores
 from artifactfs.content.writer import ContentWriter
 from artifactfs.credentials import NONE, Credentials
 from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput, NotFound
@@ -35,6 +34,7 @@ from artifactfs.model.digest import TREE, format_digest
 from artifactfs.model.names import LATEST, Address, check_name, parse_version
 from artifactfs.model.records import CommitRequest, CommitResult, VersionRecord
 from artifactfs.model.tree import Entry, FileEntry, Found, RefEntry, Trees, TreeSummary
+from artifactfs.placing import Ground, open_stores
 from artifactfs.registry.contract import Registry
 from artifactfs.registry.sql import SQLRegistry
 
@@ -128,7 +128,14 @@ class Repository:
         path = _directory_of(location)
         directory.opened(path)
         registry = SQLRegistry(path / directory.REGISTRY, project=project)
-        store = LocalStores(path / directory.STORE).of_project(project)
+        try:
+            # What they share goes with the last Store that is used.
+            ground = Ground(path / directory.STORE, path / directory.SPOOL, seconds)
+            stores = open_stores(registry, ground)
+            store = stores.of_project(project)
+        except BaseException:
+            registry.close()
+            raise
         source = StoredSource(store, registry)
         return cls(
             str(path),
@@ -150,7 +157,8 @@ class Repository:
         with Gate(seconds=seconds):
             from artifactfs.content.cache import Cache  # noqa: PLC0415
             from artifactfs.content.fetch import FetchedSource  # noqa: PLC0415
-            from artifactfs.remote.client import Connection  # noqa: PLC0415
+            from artifactfs.remote.client import CONNECT_SECONDS, Connection  # noqa: PLC0415
+            from artifactfs.remote.direct import Direct  # noqa: PLC0415
             from artifactfs.remote.nodes import RemoteNodes  # noqa: PLC0415
             from artifactfs.remote.registry import RemoteRegistry  # noqa: PLC0415
             from artifactfs.remote.store import RemoteStore  # noqa: PLC0415
@@ -161,9 +169,10 @@ class Repository:
         except BaseException:
             kept.close()
             raise
-        registry = RemoteRegistry(connection, project=project, memory=kept)
-        store = RemoteStore(connection, project, spool=cache.directory)
-        source = FetchedSource(store, registry, RemoteNodes(connection, project), kept, seconds=seconds)
+        direct = Direct(connection, project, credentials, connect=CONNECT_SECONDS)
+        registry = RemoteRegistry(connection, project=project, memory=kept, direct=direct)
+        store = RemoteStore(connection, project, spool=cache.directory, direct=direct)
+        source = FetchedSource(store, registry, RemoteNodes(connection, project, direct), kept, seconds=seconds)
         return cls(
             connection.url,
             registry=registry,

@@ -27,6 +27,7 @@ FLOORS = {
     "artifactfs.ancestry": 2,
     "artifactfs.health": 3,
     "artifactfs.directory": 3,
+    "artifactfs.placing": 3,
     "artifactfs.references": 3,
     "artifactfs.remote": 3,
     "artifactfs.building": 4,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import click
 from click.shell_completion import (
@@ -113,4 +113,5 @@ def _context(ctx: click.Context) -> Context:
     """The options before the command; click parses them while completing but calls no command."""
     options = ctx.find_root().params
     names = ("repository", "project", "cache_dir", "cache_size", "timeout")
-    return Context(**{name: options.get(name) for name in names})
+    given: dict[str, Any] = {name: options.get(name) for name in names}
+    return Context(**given, direct=not options.get("no_direct"))

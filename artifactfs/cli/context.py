@@ -36,12 +36,14 @@ class Context:
         cache_dir: str | None = None,
         cache_size: str | None = None,
         timeout: str | None = None,
+        direct: bool = True,
     ) -> None:
         self._repository = repository
         self._project = project
         self._cache_dir = cache_dir
         self._cache_size = cache_size
         self._timeout = timeout
+        self._direct = direct
 
     @cached_property
     def settings(self) -> Settings:
@@ -54,6 +56,7 @@ class Context:
             cache_dir=self._cache_dir,
             cache_size=self._cache_size,
             timeout=self._timeout,
+            direct=self._direct,
         )
 
     def open(self, *, create: bool = False, project: str | None = None) -> Repository:

@@ -87,6 +87,9 @@ class Commands(click.Group):
 @click.option("--cache-dir", metavar="DIR", help="Cache of what servers hold. [env: ARTIFACTFS_CACHE_DIR]")
 @click.option("--cache-size", metavar="SIZE", help="What it may take, as 50GB or 200MiB. [env: ARTIFACTFS_CACHE_SIZE]")
 @click.option("--timeout", metavar="SECONDS", help="Bound of a request to a server. [env: ARTIFACTFS_TIMEOUT]")
+@click.option(
+    "--no-direct", is_flag=True, help="Read through the server, not from its object store. [env: ARTIFACTFS_DIRECT=0]"
+)
 @click.version_option(__version__, message="artifactfs %(version)s")
 @click.pass_context
 def cli(
@@ -96,6 +99,8 @@ def cli(
     cache_dir: str | None,
     cache_size: str | None,
     timeout: str | None,
+    *,
+    no_direct: bool,
 ) -> None:
     """Versioned datasets, models and results as ordinary directories.
 
@@ -105,7 +110,12 @@ def cli(
     artifactfs commit bike-dataset               what changed in staging becomes v1
     """
     ctx.obj = Context(
-        repository=repository, project=project, cache_dir=cache_dir, cache_size=cache_size, timeout=timeout
+        repository=repository,
+        project=project,
+        cache_dir=cache_dir,
+        cache_size=cache_size,
+        timeout=timeout,
+        direct=not no_direct,
     )
 
 

@@ -17,7 +17,6 @@ from artifactfs.cli.context import Context, pass_context
 from artifactfs.errors import Access, InvalidInput, Unavailable
 
 if TYPE_CHECKING:
-    from artifactfs.content.stores import LocalStores
     from artifactfs.registry.sql import SQLRegistry
     from artifactfs.repository import Repository
 
@@ -34,6 +33,25 @@ if TYPE_CHECKING:
 @click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate chain (PEM): speak TLS.")
 @click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="The certificate's key (PEM).")
 @click.option("--allow-plain-http", is_flag=True, help="Listen beyond this machine without TLS.")
+@click.option(
+    "--store",
+    "store_url",
+    envvar="ARTIFACTFS_STORE",
+    metavar="URL",
+    help="Keep the packs in a bucket: s3://bucket/prefix, gs://… or az://…; remembered from the first time on.",
+)
+@click.option(
+    "--store-moved", is_flag=True, help="The packs were copied to --store (`local`: to the directory) on purpose."
+)
+@click.option(
+    "--signed-url-seconds",
+    type=click.IntRange(1, 604_800),
+    default=900,
+    show_default=True,
+    metavar="SECONDS",
+    help="Life of the URLs by which clients read from the bucket.",
+)
+@click.option("--no-signed-urls", is_flag=True, help="Clients read through this server, not from the bucket.")
 @click.option(
     "--graceful",
     type=click.IntRange(0, 3600),
@@ -69,6 +87,10 @@ def serve_command(
     tls_cert: Path | None,
     tls_key: Path | None,
     allow_plain_http: bool,
+    store_url: str | None,
+    store_moved: bool,
+    signed_url_seconds: int,
+    no_signed_urls: bool,
     graceful: int,
     scrub_days: float,
     scrub_rate: str,
@@ -86,6 +108,8 @@ def serve_command(
       artifactfs --repository http://127.0.0.1:7420 ls
     """
     from artifactfs.config import parse_size
+    from artifactfs.directory import SPOOL, STORE
+    from artifactfs.placing import Ground, open_stores, open_stores_at
 
     try:
         from artifactfs.server.app import create_app
@@ -122,7 +146,16 @@ def serve_command(
     require_tokens = require_tokens or not (loopback or allow_unauthenticated)
     # First, so that a port that is in use makes no repository.
     with closing(listen(host, port)) as listener, context.open(create=True) as repository:
-        registry, stores = _parts(repository)
+        registry = _registry_of(repository)
+        ground = Ground(repository.disk / STORE, repository.disk / SPOOL, context.settings.seconds)
+        # Asked for once, before anybody is told that it serves: what is wrong with the address or the keys is seen here.
+        if store_url:
+            stores = open_stores_at(registry, store_url, ground, moved=store_moved)
+        elif store_moved:
+            raise InvalidInput("--store-moved says that the packs are elsewhere now; say where with --store")
+        else:
+            stores = open_stores(registry, ground)
+            stores.check()
         if require_tokens and not loopback and not registry.tokens.exist():
             raise Access(
                 f"{host} can be reached from other machines, and there is no token yet, so that nobody could come in; make the first: "
@@ -148,6 +181,7 @@ def serve_command(
                 stores,
                 log=log,
                 require_tokens=require_tokens,
+                signed=None if no_signed_urls else signed_url_seconds,
                 hosts={"localhost", host} if loopback and not allow_unauthenticated else None,
             )
             scrubbing = Scrubbing(
@@ -164,14 +198,12 @@ def serve_command(
             stores.close()
 
 
-def _parts(repository: Repository) -> tuple[SQLRegistry, LocalStores]:
-    from artifactfs.content.stores import LocalStores
-    from artifactfs.directory import STORE
+def _registry_of(repository: Repository) -> SQLRegistry:
     from artifactfs.registry.sql import SQLRegistry
 
     registry = repository.registry
     assert isinstance(registry, SQLRegistry)  # noqa: S101 - of a directory
-    return registry, LocalStores(repository.disk / STORE)
+    return registry
 
 
 def _write(line: str) -> None:

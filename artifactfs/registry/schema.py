@@ -33,6 +33,8 @@ from sqlalchemy import (
 # gets a step in `migration.py`.
 FORMAT: Final = 3
 FORMAT_KEY: Final = "format"
+# Key in `meta` of the bucket that the packs are in; absent or empty: they are beside the registry. Since format 3.
+STORE_KEY: Final = "store"
 
 # SQLite numbers rows by itself only in a column that is INTEGER to the letter; there it has 64 bits anyway.
 _IDENTIFIER: Final = BigInteger().with_variant(Integer(), "sqlite")

@@ -37,7 +37,7 @@ from artifactfs.registry import commit as commits
 from artifactfs.registry import runs as lineage
 from artifactfs.registry.chunks import ChunkIndex, check_pack
 from artifactfs.registry.consistency import breaches
-from artifactfs.registry.schema import project
+from artifactfs.registry.schema import STORE_KEY, meta, project
 from artifactfs.registry.sqlite import BUSY_SECONDS, SQLiteDatabase
 from artifactfs.registry.tokens import TokenTable
 
@@ -53,6 +53,7 @@ _RAISE_REVISION: Final = (
     .where(project.c.id == bindparam("of"))
     .values(revision=case((project.c.revision >= bindparam("now"), project.c.revision + 1), else_=bindparam("now")))
 )
+_STORE: Final = select(meta.c.value).where(meta.c.key == STORE_KEY)
 _NO_PROJECT: Final = 0  # identifiers begin at 1
 
 
@@ -206,6 +207,17 @@ class SQLRegistry:
     def pack_holders(self) -> dict[str, list[str]]:
         """Of every pack of this database, by digest, the names of the projects that hold it, sorted."""
         return self._chunks.holders()
+
+    def store_url(self) -> str:
+        """The bucket that the packs of all projects are in; empty: they are beside the registry."""
+        with self._database.reading() as connection:
+            return connection.execute(_STORE).scalar_one_or_none() or ""
+
+    def record_store(self, url: str) -> None:
+        """Remember where the packs of all projects are."""
+        with self._database.writing(durable=True) as connection:
+            connection.execute(meta.delete().where(meta.c.key == STORE_KEY))
+            connection.execute(meta.insert().values(key=STORE_KEY, value=url))
 
     def pack_totals(self) -> tuple[int, int]:
         """How many packs all projects of this database hold, and how many bytes these have."""

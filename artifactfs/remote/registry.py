@@ -28,6 +28,7 @@ from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult
 from artifactfs.remote import wire
 from artifactfs.remote.answers import Answer, Answers, Memory
 from artifactfs.remote.client import Connection, Reply, query, segment
+from artifactfs.remote.direct import Direct
 from artifactfs.remote.tokens import RemoteTokens
 
 FOLLOWED_SECONDS: Final = 15.0
@@ -49,10 +50,16 @@ W = TypeVar("W")
 
 
 class RemoteRegistry:
-    """One project of the registry behind a server. ``memory`` keeps its answers for the time without a network."""
+    """One project of the registry behind a server. ``memory`` keeps its answers for the time without a network.
 
-    def __init__(self, connection: Connection, *, project: str, memory: Memory | None) -> None:
+    ``direct`` takes the URLs that come with places.
+    """
+
+    def __init__(
+        self, connection: Connection, *, project: str, memory: Memory | None, direct: Direct | None = None
+    ) -> None:
         self._connection = connection
+        self._direct = direct
         self._name = check_name(project)
         self._base = f"/v1/projects/{segment(project)}/"
         self._answers = Answers(memory, f"{connection.url}{self._base}")
@@ -329,7 +336,11 @@ class RemoteRegistry:
         """Where these chunks (any number) are; unknown ones are left out."""
         found: dict[bytes, Location] = {}
         for batch in _batches(digests):
-            found.update(wire.from_places(self._call(wire.Places, "POST", "chunks/locate", wire.Digests(batch))))
+            wanted = wire.PlacesWanted(batch, self._direct is not None and self._direct.wanted)
+            places = self._call(wire.Places, "POST", "chunks/locate", wanted)
+            if self._direct is not None:
+                self._direct.learn(places)
+            found.update(wire.from_places(places))
         return found
 
     def add_packs(self, packs: Iterable[PackRow], *, session: int | None = None) -> None:

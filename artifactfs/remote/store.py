@@ -16,6 +16,7 @@ from typing import IO, Final
 from artifactfs.content.local import check_key
 from artifactfs.errors import Format, Integrity, InvalidInput, NotFound, translate_os
 from artifactfs.remote.client import Connection, Trial, query
+from artifactfs.remote.direct import Direct
 from artifactfs.remote.transport import Broken, Response
 from artifactfs.remote.wire import MSGPACK, OBJECT_LIMIT, Objects
 
@@ -24,10 +25,16 @@ BLOCK: Final = 1 << 20
 
 
 class RemoteStore:
-    """Objects of a project on a server. ``spool``: directory for what is being written, made when needed; None: the system's."""
+    """Objects of a project on a server. ``spool``: directory for what is being written, made when needed; None: the system's.
 
-    def __init__(self, connection: Connection, project: str, *, spool: Path | None) -> None:
+    ``direct``: reads packs from the object store behind the server, as far as it can.
+    """
+
+    def __init__(
+        self, connection: Connection, project: str, *, spool: Path | None, direct: Direct | None = None
+    ) -> None:
         self._connection = connection
+        self._direct = direct
         self._path = f"/v1/projects/{project}/objects"
         self._spool = spool
 
@@ -84,7 +91,7 @@ class RemoteStore:
         check_key(key)
         if offset < 0 or min(lengths, default=0) < 0:
             raise InvalidInput(f"{key}: cannot read {list(lengths)} bytes at {offset}")
-        return _Range(self._connection, f"{self._path}/{key}", key, offset, offset + sum(lengths))
+        return _Range(self._connection, self._direct, f"{self._path}/{key}", key, offset, offset + sum(lengths))
 
     def size(self, key: str) -> int:
         """Size of an object in bytes. NotFound without it."""
@@ -113,8 +120,10 @@ class RemoteStore:
         raise InvalidInput(f"{self._connection.url} signs no URLs of {len(keys)} objects for {seconds:g} s for others")
 
     def close(self) -> None:
-        """Close the connection, which is the whole repository's. Idempotent."""
+        """Close the connections, which are the whole repository's. Idempotent."""
         self._connection.close()
+        if self._direct is not None:
+            self._direct.close()
 
     def send(self, key: str, file: IO[bytes], size: int) -> None:
         """Store what a file holds. Repeated until it arrived, as far as the connection's bounds allow."""
@@ -165,8 +174,14 @@ class RemoteUpload:
 class _Range:
     """Bytes of an object one after another. Broken off, it asks for the rest."""
 
-    def __init__(self, connection: Connection, path: str, key: str, position: int, end: int) -> None:
+    def __init__(
+        self, connection: Connection, direct: Direct | None, path: str, key: str, position: int, end: int
+    ) -> None:
         self._connection = connection
+        self._direct = direct
+        self._straight = False  # the response is the object store's
+        self._breaks = 0  # of the object store's responses, without much in between
+        self._came = 0  # bytes since the last of them
         self._path = path
         self._key = key
         self._position = position  # of the next byte
@@ -183,12 +198,14 @@ class _Range:
             response = self._response
             if response is None:
                 response = self._response = self._ask(trial)
-            response.set_deadline(trial.deadline)
+            direct = self._direct if self._straight else None
+            response.set_deadline(trial.deadline if direct is None else direct.deadline(trial))
             wanted = min(missing, self._left)
             data = response.read(wanted)
             missing -= len(data)
             self._left -= len(data)
             self._position += len(data)
+            self._came += len(data)
             if len(data) == length:
                 return data
             pieces.append(data)
@@ -196,7 +213,12 @@ class _Range:
             if len(data) < wanted:
                 broken = response.broken()
                 self.close()
-                self._connection.broke(trial, broken)
+                if direct is None:
+                    self._connection.broke(trial, broken)
+                else:
+                    self._breaks = self._breaks + 1 if self._came < BLOCK else 1
+                    self._came = 0
+                    direct.broke(self._key, broken, again=self._breaks > 1)
             elif not self._left:
                 self.close()
         return b"".join(pieces)
@@ -208,6 +230,19 @@ class _Range:
             self._response = None
 
     def _ask(self, trial: Trial) -> Response:
+        if self._direct is not None:
+            straight = self._direct.ask(trial, self._key, self._position, self._end)
+            if straight is not None:
+                try:
+                    if self._begins(straight):
+                        self._straight = True
+                        self._direct.came()
+                        return straight
+                except BaseException:
+                    straight.close()
+                    raise
+                straight.close()  # another range than was asked for: the server has the right one
+        self._straight = False
         headers = {"Range": f"bytes={self._position}-{self._end - 1}", "Accept": MSGPACK}
         while True:
             response = self._connection.respond(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import logging
 import socket
 import ssl
 import threading
@@ -42,6 +43,22 @@ BAD_CERTIFICATE: Final = "its certificate is not valid"
 CLOSED: Final = "the connection was closed without an answer"
 
 Body = bytes | Iterable[bytes | memoryview]
+
+
+class _WithoutQuery(logging.Filter):
+    """The library logs each request, for whoever asks for that: without the query, which is the secret of a signed URL."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(_cut_query(each) for each in record.args)
+        return True
+
+
+def _cut_query(value: object) -> object:
+    return f"{value.partition('?')[0]}?…" if isinstance(value, str) and "?" in value else value
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_WithoutQuery())
 
 
 class Unreachable(Exception):

@@ -39,6 +39,8 @@ MESSAGE_LIMIT: Final = 16 << 20
 """Bytes of a message at most, in both directions; batches are cut to fit: 100,000 digests are 3.4 MB."""
 OBJECT_LIMIT: Final = 128 << 20
 """Bytes of an uploaded object at most. Packs close at 64 MiB, so the last chunk makes them 68 MiB at most."""
+SIGNED: Final = 1000
+"""URLs of one answer at most, some 600 bytes each."""
 BATCH: Final = 50_000
 """Digests of one question at most, and rows of packs of one message."""
 RECORDS: Final = 10_000
@@ -187,21 +189,49 @@ class Digests(msgspec.Struct, frozen=True):
     digests: list[bytes]
 
 
+class PlacesWanted(msgspec.Struct, frozen=True):
+    """Chunks, at most BATCH, whose places are asked for; ``urls``: with URLs of their packs, if the server has some."""
+
+    digests: list[bytes]
+    urls: bool = False
+
+
 class Places(msgspec.Struct, frozen=True):
-    """Where chunks are. ``places``: digest, index in ``packs``, offset, stored length, plain size, flags."""
+    """Where chunks are. ``places``: digest, index in ``packs``, offset, stored length, plain size, flags.
+
+    ``urls``: where the packs can be read straight from an object store for the next ``seconds``, parallel to ``packs``, empty for one
+    that cannot; none where nothing is signed. They are secrets.
+    """
 
     packs: list[str]
     places: list[tuple[bytes, int, int, int, int, int]]
+    urls: list[str] = []
+    seconds: float = 0.0
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """Keys of objects, at most SIGNED."""
+
+    keys: list[str]
+
+
+class SignedUrls(msgspec.Struct, frozen=True):
+    """Where objects can be read for the next ``seconds``, in the order they were asked for, there or not. They are secrets."""
+
+    urls: list[str]
+    seconds: float
 
 
 class NodesWanted(msgspec.Struct, frozen=True):
     """Nodes of Sequences (of directories and chunk lists), of which only those that the project holds come back.
 
-    ``ahead``: bytes of nodes below them, nearest first, that may come along. Of chunk lists the places of all listed chunks come too.
+    ``ahead``: bytes of nodes below them, nearest first, that may come along. Of chunk lists the places of all listed chunks come too,
+    with ``urls`` as in :class:`PlacesWanted`.
     """
 
     digests: list[bytes]
     ahead: int = 0
+    urls: bool = False
 
 
 class PathWanted(msgspec.Struct, frozen=True):
@@ -209,6 +239,7 @@ class PathWanted(msgspec.Struct, frozen=True):
 
     digest: bytes
     path: str
+    urls: bool = False
 
 
 class Node(msgspec.Struct, frozen=True):

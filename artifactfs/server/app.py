@@ -26,6 +26,7 @@ from artifactfs.server.edge import Edge
 from artifactfs.server.failures import Refusal, failed
 from artifactfs.server.log import Log
 from artifactfs.server.service import Service
+from artifactfs.server.signing import SIGNED_SECONDS
 
 _MODULES: Final = (
     operations.operation,
@@ -48,12 +49,14 @@ def create_app(
     log: Log,
     require_tokens: bool = False,
     hosts: Collection[str] | None = None,
+    signed: float | None = SIGNED_SECONDS,
 ) -> FastAPI:
     """The application that serves a repository; ``registry`` is any project's. Both stay the caller's to close.
 
+    ``signed``: seconds that URLs of packs in an object store live; None: none are given.
     ``require_tokens``, ``hosts``: as in :class:`~artifactfs.server.access.Access`.
     """
-    service = Service(registry, stores, log=log)
+    service = Service(registry, stores, log=log, signed=signed)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -91,6 +91,10 @@ class Call:
         """Answer with what ``work`` does: a message, or 204 without one."""
         return await self._answer(self.service.writing, work)
 
+    async def fetch(self, work: Callable[[Registry], Any]) -> Response:
+        """Answer with what ``work`` reads, from the Store too."""
+        return await self._answer(self.service.fetching, work)
+
     async def examine(self, work: Callable[[Registry], Any]) -> Response:
         """Answer with what ``work`` finds out, which takes a processor for a while."""
         return await self._answer(self.service.checking, work)

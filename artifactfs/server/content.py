@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 from typing import Final
 
+import msgspec
 from starlette.responses import Response
 
 from artifactfs.content.admission import check_upload
@@ -28,11 +29,12 @@ async def missing(call: ProjectCall) -> Response:
     return await call.read(lambda registry: wire.Digests(list(registry.missing(asked))))
 
 
-@operation("POST", "/chunks/locate", takes=wire.Digests, gives=wire.Places, role=READ)
+@operation("POST", "/chunks/locate", takes=wire.PlacesWanted, gives=wire.Places, role=READ)
 async def locate(call: ProjectCall) -> Response:
     """Where these chunks are; unknown ones are left out."""
-    asked = _bounded((await call.message(wire.Digests)).digests)
-    return await call.read(lambda registry: wire.to_places(registry.locate(asked)))
+    wanted = await call.message(wire.PlacesWanted)
+    asked = _bounded(wanted.digests)
+    return await call.read(lambda registry: _signed(call, wire.to_places(registry.locate(asked)), wanted.urls))
 
 
 @operation("POST", "/nodes", takes=wire.NodesWanted, gives=wire.Nodes, role=READ)
@@ -40,14 +42,20 @@ async def nodes(call: ProjectCall) -> Response:
     """Nodes, with some below them. An answer is bounded: what does not fit is left out, like what is not held, and asked for again."""
     wanted = await call.message(wire.NodesWanted)
     _bounded(wanted.digests)
-    return await call.read(lambda registry: with_nodes_below(call.store, registry, wanted))
+    return await call.fetch(
+        lambda registry: _with_urls(
+            call, with_nodes_below(call.service.nodes(call.project), registry, wanted), wanted.urls
+        )
+    )
 
 
 @operation("POST", "/path", takes=wire.PathWanted, gives=wire.Nodes, role=READ)
 async def path(call: ProjectCall) -> Response:
     """All nodes along a path, and where what lies at its end is: one request to open a file."""
     wanted = await call.message(wire.PathWanted)
-    return await call.read(lambda registry: along_path(call.store, registry, wanted))
+    return await call.fetch(
+        lambda registry: _with_urls(call, along_path(call.service.nodes(call.project), registry, wanted), wanted.urls)
+    )
 
 
 @operation("GET", "/packs", gives=wire.Packs, role=READ)
@@ -71,6 +79,14 @@ async def add_packs(call: ProjectCall) -> Response:
         if isinstance(failure, BaseException):
             raise failure
     return await call.write(lambda registry: registry.add_packs(new.packs, session=new.session))
+
+
+def _signed(call: ProjectCall, places: wire.Places, urls: bool) -> wire.Places:
+    return call.service.signing.signed(call.project, places, wanted=urls)
+
+
+def _with_urls(call: ProjectCall, found: wire.Nodes, urls: bool) -> wire.Nodes:
+    return msgspec.structs.replace(found, places=_signed(call, found.places, urls)) if urls else found
 
 
 def _bounded(digests: list[bytes]) -> list[bytes]:

@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import Final
 
 from artifactfs.content.pack import pack_key, unseal
-from artifactfs.content.store import Store
 from artifactfs.errors import Format, Integrity, NotFound
 from artifactfs.model.digest import CHUNKS, TREE, format_digest, kind_of_flags
 from artifactfs.model.records import Location
@@ -19,6 +18,7 @@ from artifactfs.model.sequence import CHUNK_LIST, SINGLE_CHUNK
 from artifactfs.model.tree import TREE_SEQUENCE, DirEntry, FileEntry, Trees
 from artifactfs.registry.contract import Registry
 from artifactfs.remote.wire import Node, Nodes, NodesWanted, PathWanted, to_places
+from artifactfs.server.blocks import Readable
 
 ANSWER: Final = 8 << 20
 """Bytes of nodes of one answer; with the places it stays within MESSAGE_LIMIT. One node always comes."""
@@ -33,7 +33,7 @@ _DAMAGE: Final = (NotFound, Integrity, Format)
 """A node that is missing, or cannot be decoded."""
 
 
-def with_nodes_below(store: Store, registry: Registry, wanted: NodesWanted) -> Nodes:
+def with_nodes_below(store: Readable, registry: Registry, wanted: NodesWanted) -> Nodes:
     """The nodes that are wanted, as far as they are held and fit, then nodes below the directories among them, nearest first."""
     gathered = _Gathered(store, registry)
     below = gathered.add(wanted.digests, ANSWER)
@@ -41,7 +41,7 @@ def with_nodes_below(store: Store, registry: Registry, wanted: NodesWanted) -> N
     return gathered.answer()
 
 
-def along_path(store: Store, registry: Registry, wanted: PathWanted) -> Nodes:
+def along_path(store: Readable, registry: Registry, wanted: PathWanted) -> Nodes:
     """Nodes from a directory's root along a path, as far as it exists, that of a directory at its end included.
 
     Of a large file the beginning of its chunk list, with places; of a small one its own place.
@@ -89,7 +89,7 @@ class _Below:
 class _Gathered:
     """Nodes and listed chunks of an answer."""
 
-    def __init__(self, store: Store, registry: Registry) -> None:
+    def __init__(self, store: Readable, registry: Registry) -> None:
         self._store = store
         self._registry = registry
         self._nodes: dict[bytes, Node] = {}

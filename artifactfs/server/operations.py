@@ -45,11 +45,8 @@ async def readyz(request: Request) -> Response:
     if service.ending:
         raise Unavailable("the server is stopping")
 
-    def use() -> None:
-        service.own.missing([bytes(32)])
-        service.stores.check()
-
-    await service.reading.run(use)
+    await service.reading.run(lambda: service.own.missing([bytes(32)]))
+    await service.check_stores()
     return _told(request, Health("ok"))
 
 

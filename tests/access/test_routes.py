@@ -28,7 +28,7 @@ ADMINS = {
     ("post", "/tokens"),
     ("delete", "/tokens/{token}"),
 }
-QUESTIONS = {"/find", "/chunks/missing", "/chunks/locate", "/nodes", "/path", "/links", "/urls"}
+QUESTIONS = {"/objects/sign", "/find", "/chunks/missing", "/chunks/locate", "/nodes", "/path", "/links", "/urls"}
 
 
 @dataclass(frozen=True)

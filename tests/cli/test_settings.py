@@ -57,6 +57,8 @@ def test_command_line_environment_and_file_in_this_order(environ, tmp_path):
         ("cache_dir = 3", "cache_dir in .* must be text in quotes"),
         ('cache_size = "much"', "not a size: 'much'"),
         ("cache_size = -1", "not a size: '-1'"),
+        ("direct = 1", "direct in .* must be true or false"),
+        ('direct = "no"', "direct in .* must be true or false"),
         ("timeout = 0", "not a timeout: '0'"),
     ],
 )
@@ -177,3 +179,14 @@ def test_metadata_is_json_or_text():
     assert read_values(pairs, "--metadata") == {
         "rows": 17, "note": "a [b]", "ok": True, "list": [1, "x"], "empty": "", "date": "2026-01-31"
     }  # fmt: skip
+
+
+def test_whether_to_read_from_an_object_store(environ, tmp_path):
+    assert config.load(environ=environ).credentials.direct
+    assert not config.load(environ=environ, direct=False).credentials.direct
+    write_config(tmp_path, "direct = false\n")
+    assert not config.load(environ=environ).credentials.direct
+    environ["ARTIFACTFS_DIRECT"] = "1"
+    assert config.load(environ=environ).credentials.direct
+    environ["ARTIFACTFS_DIRECT"] = "0"
+    assert not config.load(environ=environ).credentials.direct

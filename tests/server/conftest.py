@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from artifactfs.content.local import LocalStore
-from artifactfs.content.stores import LocalStores
+from artifactfs.content.stores import LocalStores, Stores
 from artifactfs.registry.sql import SQLRegistry
 from artifactfs.remote import wire
 from artifactfs.remote.client import Connection
@@ -93,7 +93,7 @@ class Served:
 
     url: str
     registry: SQLRegistry
-    stores: LocalStores
+    stores: Any  # Stores, of a directory unless a test has others
     service: Service
     app: Any
     serving: Serving
@@ -130,12 +130,13 @@ class Served:
 
 
 @contextmanager
-def serving(place: Path, *, graceful: int = 5) -> Iterator[Served]:
+def serving(place: Path, *, graceful: int = 5, stores: Stores | None = None, **options: Any) -> Iterator[Served]:
+    """``options``: as :func:`create_app` has them."""
     registry = SQLRegistry(place / "registry.db", create=True)
-    stores = LocalStores(place / "store")
+    stores = stores or LocalStores(place / "store")
     lines: list[str] = []
     log = Log(lines.append)
-    app = create_app(registry, stores, log=log)
+    app = create_app(registry, stores, log=log, **options)
     listener = listen("127.0.0.1", 0)
     server = Serving(app, listener, graceful=graceful)
     ready = threading.Event()

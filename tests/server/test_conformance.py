@@ -9,6 +9,7 @@ import pytest
 
 from artifactfs.content.pack import pack_key
 from artifactfs.content.store import Store
+from artifactfs.model.records import PackRow
 from artifactfs.registry.contract import Registry
 from artifactfs.remote.client import Connection
 from artifactfs.remote.registry import RemoteRegistry
@@ -66,8 +67,14 @@ class Remote:
 
     @pytest.fixture
     def store_pack(self, url: str, connections: Callable[[str], Connection], tmp_path: Path) -> StorePack:
-        store = RemoteStore(connections(url), "default", spool=tmp_path / "spool")
-        return lambda pack, data: put(store, pack_key(pack.digest), data)
+        # Of the projects that the suite uses, as packs belong to one.
+        stores = [RemoteStore(connections(url), project, spool=tmp_path / "spool") for project in ("default", "cars")]
+
+        def store_pack(pack: PackRow, data: bytes) -> None:
+            for store in stores:
+                put(store, pack_key(pack.digest), data)
+
+        return store_pack
 
 
 class TestRemoteRegistry(Remote, RegistryConformance):

@@ -93,7 +93,7 @@ def test_every_route_is_listed_and_nothing_else(served, document):
     }
     assert {(path, method) for path, method, _ in operations(document)} == routes
     assert (f"{'/v1/projects/{project}'}/objects/{{key}}", "put") in routes
-    assert len(routes) == 46
+    assert len(routes) == 47
 
 
 def test_every_reference_leads_somewhere(document):
@@ -205,6 +205,7 @@ def test_answers_are_as_the_document_says(served, document):
         ("get", "/tokens/own", "/tokens/own", None),
         ("delete", "/tokens/{token}", "/tokens/absent12", None),
         ("get", "/objects", "/objects", None),
+        ("post", "/objects/sign", "/objects/sign", wire.Keys([f"packs/{pack.digest[:2]}/{pack.digest}.pack"])),
         ("get", "/artifacts/{name}", "/artifacts/absent", None),
     ]
     asked = set()
