@@ -20,8 +20,7 @@ import msgspec
 from artifactfs.content.cache import Cache
 from artifactfs.content.pack import pack_key, read_table
 from artifactfs.content.stored import opened
-from artifactfs.content.stores import LocalStores
-from artifactfs.directory import REGISTRY, STORE
+from artifactfs.directory import REGISTRY, SPOOL, STORE
 from artifactfs.errors import ArtifactFSError, Conflict, Format, Integrity, InvalidInput, NotFound
 from artifactfs.health import faults, position
 from artifactfs.health.examine import PackPass
@@ -33,12 +32,13 @@ from artifactfs.health.position import Position
 from artifactfs.model.digest import CHUNKS, digest
 from artifactfs.model.records import Location, VersionRecord
 from artifactfs.model.tree import RefEntry
+from artifactfs.placing import Ground, open_stores
 from artifactfs.references.contract import list_of
 from artifactfs.registry.contract import PackIndex
 from artifactfs.registry.rescue import is_damaged, rescue
 from artifactfs.registry.sealed import Keys
 from artifactfs.registry.sql import SQLRegistry
-from artifactfs.repository import Repository, is_url
+from artifactfs.repository import SECONDS, Repository, is_url
 
 WINDOW: Final = 50_000
 """Chunks of chosen versions that are gathered before they are read: some 20 MB of memory."""
@@ -364,7 +364,7 @@ def rescue_registry(place: Path, project: str, *, keys: Keys | None = None) -> l
     done = [f"{REGISTRY} was made anew of all that could be read; the damaged one is beside it"]
     if lost:
         registry = SQLRegistry(path, project=project, keys=keys)
-        stores = LocalStores(place / STORE)
+        stores = open_stores(registry, Ground(place / STORE, place / SPOOL, SECONDS))
         try:
             for name in registry.projects():
                 index, store = registry.of_project(name), stores.of_project(name)
