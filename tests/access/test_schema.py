@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.access.conftest import Guarded
 
-# Every check is on, but for one of two operations below. Where more statuses than by default are right:
+# Every check is on, but for one of a few operations below. Where more statuses than by default are right:
 # - 426 refuses a header ArtifactFS-Protocol that is no number, or below the oldest.
 # - 400 refuses names, states and lifetimes whose rules no schema tells (model/names.py); 409, 416 and 422 what is in no such state,
 #   not in the object, or not what its digest says.
@@ -46,10 +46,10 @@ expected-statuses = ["2xx", 400, 404, 409, 416, 422]
 include-operation-id = "get_revision"
 parameters = { "query.seconds" = 0 }  # or it waits for news, of which there may be none
 
-# Their paths are also those of an alias that is called remove, and of a token that is called own, with other methods; the header
-# Allow is looked at in tests/server/test_document.py.
+# Their paths are also those of an alias that is called remove, of a token that is called own, of an object that is called sign, with
+# other methods; the header Allow is looked at in tests/server/test_document.py.
 [[operations]]
-include-path-regex = "/aliases/remove$|/tokens/own$"
+include-path-regex = "/aliases/remove$|/tokens/own$|/objects/sign$"
 checks = { allow_header_conformance = { enabled = false } }
 """
 
