@@ -70,7 +70,7 @@ def encrypt(connection: Connection, number: int, identity: str) -> None:
     if any(connection.execute(_HOLDS, {"of": number}).one()):
         raise Conflict(
             f"project {name!r} holds content that is not encrypted; encrypt a new project, and copy there: "
-            "artifactfs --project NEW init --encrypt, then artifactfs --project NEW copy"
+            "artifactfs --project NEW init --encrypt, then artifactfs copy NAME --all-versions --to HERE --to-project NEW"
         )
     connection.execute(_SET, {"of": number, "identity": identity})
 

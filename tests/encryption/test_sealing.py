@@ -74,7 +74,6 @@ def test_the_bytes_of_the_format():
     row = ChunkRow(NAME, 0, 28, 12, FLAG_ENCRYPTED)
     table = encode_index(PackRow(bytes(32).hex(), 28, (row,), KEY))
     assert table[:56].hex() == "41465349020034001c000000000000000100000000000000" + bytes(32).hex()
-    assert (
     assert table[56:-32].hex() == (
         "5ee489ae08d2b4ade733c0be5c5fd13fc4a695658f3d459a4821c1b26c259dc6471344ecee4f7b7c4f2fc434376d7034d79f"
         "61d5e15b1153f6cb334aed4d8defde56e34b"
