@@ -31,8 +31,10 @@ class Chosen(NamedTuple):
 
 def encrypt(context: Context, location: str, key_file: Path | None) -> Repository:
     """Make a repository, if it is not there, and have the project, which holds nothing yet, be encrypted. To be closed."""
+    from artifactfs import sealing
     from artifactfs.repository import Repository
 
+    sealing.require()
     settings = context.settings
     with _key(settings, key_file, given=key_file is None) as chosen:
         try:

@@ -128,3 +128,37 @@ def test_a_mount_reads_and_commits(sealed_cli, files, tmp_path):
     finally:
         sealed_cli("unmount", sealed_cli.mountpoint)
     assert found_below(tmp_path / "sealed/store") == []
+
+
+def test_without_cryptography_everything_else_works(cli, files, tmp_path):
+    stub = tmp_path / "without/cryptography"
+    stub.mkdir(parents=True)
+    (stub / "__init__.py").write_text("raise ModuleNotFoundError('No module named cryptography')\n")
+    cli.env["PYTHONPATH"] = f"{stub.parent}:{cli.env['PYTHONPATH']}"
+    words = "encrypted projects need cryptography: pip install 'artifactfs[encryption]'"
+    assert cli.refuses("init", "--encrypt", status=2) == words
+    assert not (cli.home / ".config/artifactfs/keys").exists()
+    cli("put", "ward", files)
+    cli("get", "ward", "out")
+    assert (cli.home / "out/noise.bin").read_bytes() == NOISE
+    whole = cli.env["PYTHONPATH"].partition(":")[2]
+    cli("--project", "sealed", "init", "--encrypt", env={"PYTHONPATH": whole})
+    assert cli.refuses("--project", "sealed", "put", "ward", files, status=2).endswith(words)
+
+
+def test_the_key_is_in_no_argument_list_and_no_file_but_its_own(sealed_cli, files, key_file, tmp_path):
+    sealed_cli("put", "ward", files)
+    sealed_cli("mount", sealed_cli.mountpoint)
+    try:
+        shown = {KEY.hex().encode(), key_file.read_bytes().strip()}
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit() and (process / "cmdline").exists():
+                line = (process / "cmdline").read_bytes()
+                assert not any(text in line for text in shown)
+        for path in tmp_path.rglob("*"):
+            if path.is_file() and path != key_file and not path.is_relative_to(sealed_cli.mountpoint):
+                data = path.read_bytes()
+                assert KEY not in data, path
+                assert not any(text in data for text in shown), path
+    finally:
+        sealed_cli("unmount", sealed_cli.mountpoint)

@@ -35,7 +35,9 @@ def follow(page: str, home: Path, variables: dict[str, str] | None = None, *, po
     check(text, home, variables)
 
 
-@pytest.mark.parametrize("page", ["data-sets.md", "models.md", "lineage.md", "from-wandb.md", "fsspec.md", "python.md"])
+@pytest.mark.parametrize(
+    "page", ["data-sets.md", "models.md", "lineage.md", "from-wandb.md", "fsspec.md", "python.md", "encryption.md"]
+)
 def test_a_page_can_be_followed(page: str, home: Path):
     follow(page, home)
 
