@@ -242,6 +242,8 @@ def _print_status(status: dict[str, Any]) -> None:
     ]
     printing.line(f"{status['mountpoint']}" + (f"  ({', '.join(words)})" if words else ""))
     printing.line(f"  repository  {status['repository']} (project {status['project']})")
+    if "encryption" in status:
+        printing.line(f"  encryption  {status['encryption']}")
     printing.line(f"  process     {status['pid']} since {_local(status['since'])}")
     if not status["online"]:
         printing.line(

@@ -284,7 +284,20 @@ class Service:
         del fields, note
         staging = self._staging
         areas = [] if staging is None else [self._area_status(name) for name in sorted(staging.names())]
-        return {**self.brief_status(), "staging": areas, "prefetch": self._prefetcher.status()}
+        return {
+            **self.brief_status(),
+            **self._encryption(),
+            "staging": areas,
+            "prefetch": self._prefetcher.status(),
+        }
+
+    def _encryption(self) -> dict[str, Any]:
+        """Which key the project is encrypted with; nothing when it is not, and while nobody can tell."""
+        try:
+            identity = self._repository.registry.key_id() if self._view.outage() is None else ""
+        except ArtifactFSError:
+            return {}
+        return {"encryption": f"key {identity}"} if identity else {}
 
     def _area_status(self, name: str) -> dict[str, Any]:
         staging = self._writable()

@@ -334,9 +334,11 @@ class RemoteRegistry:
         return found
 
     def key_id(self) -> str:
-        """Id of the key of the project; empty: it is not encrypted. Known since the last session was opened here, else asked for."""
+        """Id of the key of the project; empty: it is not encrypted. Asked for once, and told anew by each session that is opened."""
         known = self._key_id
-        return known if known is not None else self._call(wire.KeyId, "GET", "key").key_id
+        if known is None:
+            known = self._key_id = self._call(wire.KeyId, "GET", "key").key_id
+        return known
 
     def add_packs(self, packs: Iterable[PackRow], *, session: int | None = None) -> None:
         """Record packs that are durable in the Store. The server reads and checks them first.

@@ -121,6 +121,7 @@ def test_a_mount_reads_and_commits(sealed_cli, files, tmp_path):
     sealed_cli("put", "ward", files)
     sealed_cli("mount", sealed_cli.mountpoint)
     try:
+        assert f"encryption  key {ID}" in sealed_cli("status").stdout
         place = sealed_cli.mountpoint / "ward/latest"
         assert (place / "noise.bin").read_bytes() == NOISE
         (sealed_cli.mountpoint / "ward/staging/new.txt").write_bytes(TEXT)
