@@ -51,7 +51,7 @@ class ChunkRow(msgspec.Struct, frozen=True, gc=False):
     flags: int
 
 
-class PackRow(_Keyed, frozen=True):
+class PackRow(_Keyed, frozen=True, gc=True):
     """A pack: digest of its bytes (hexadecimal), its size in bytes, and its chunks in order of offset."""
 
     digest: str

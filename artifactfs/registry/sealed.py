@@ -18,6 +18,10 @@ BATCH: Final = 10_000
 """Data keys wrapped anew at a time: some megabytes, 50 ms."""
 
 _PROJECT: Final = select(project.c.name, project.c.key_id).where(project.c.id == bindparam("of"))
+# Where there are several writers at a time (PostgreSQL): a key does not change while packs are added, which hinders no commit; SQLite
+# has one writer, and no such clause.
+_PROJECT_STAYS: Final = _PROJECT.with_for_update(read=True, key_share=True)
+_PROJECT_CHANGES: Final = _PROJECT.with_for_update()
 _HOLDS: Final = select(
     exists().where(pack.c.project == bindparam("of")), exists().where(artifact.c.project == bindparam("of"))
 )
@@ -60,7 +64,7 @@ def key_of(connection: Connection, number: int) -> str:
 
 def encrypt(connection: Connection, number: int, identity: str) -> None:
     """Have a project that holds nothing be encrypted with the key of this id. Idempotent. Conflict when it holds something."""
-    name, present = connection.execute(_PROJECT, {"of": number}).one()
+    name, present = connection.execute(_PROJECT_CHANGES, {"of": number}).one()
     if present == identity:
         return
     if present:
@@ -77,7 +81,7 @@ def encrypt(connection: Connection, number: int, identity: str) -> None:
 
 def wrap(connection: Connection, keys: Keys, number: int, packs: list[tuple[str, bytes]]) -> list[bytes | None]:
     """The data keys of new packs (digest, key) of a project as they are stored. InvalidInput when they are not keyed as it is."""
-    name, identity = connection.execute(_PROJECT, {"of": number}).one()
+    name, identity = connection.execute(_PROJECT_STAYS, {"of": number}).one()
     for digest, key in packs:
         if bool(key) != bool(identity):
             is_encrypted = "is encrypted" if identity else "is not encrypted"
@@ -125,7 +129,7 @@ def rewrap(connection: Connection, keys: Keys, number: int, key: bytes) -> int:
 
     One transaction: a crash leaves all of them to the old key. A million, of packs of 64 MiB 60 TiB, take some 20 s, and others wait.
     """
-    name, identity = connection.execute(_PROJECT, {"of": number}).one()
+    name, identity = connection.execute(_PROJECT_CHANGES, {"of": number}).one()
     if not identity:
         raise InvalidInput(f"project {name!r} is not encrypted; `artifactfs init --encrypt` makes a new one that is")
     new = sealing.key_id(key)
