@@ -93,7 +93,7 @@ def test_every_route_is_listed_and_nothing_else(served, document):
     }
     assert {(path, method) for path, method, _ in operations(document)} == routes
     assert (f"{'/v1/projects/{project}'}/objects/{{key}}", "put") in routes
-    assert len(routes) == 46
+    assert len(routes) == 47
 
 
 def test_every_reference_leads_somewhere(document):
@@ -177,6 +177,7 @@ def test_answers_are_as_the_document_says(served, document):
         ("post", "/artifacts/{name}/aliases/remove", f"/artifacts/{NAME}/aliases/remove", wire.AliasNames(["good"])),
         ("post", "/packs", "/packs", wire.NewPacks([pack], session)),
         ("get", "/packs", "/packs", None),
+        ("get", "/key", "/key", None),
         ("post", "/chunks/missing", "/chunks/missing", wire.Digests([chunk("a"), chunk("c")])),
         ("post", "/chunks/locate", "/chunks/locate", wire.Digests([chunk("a"), chunk("c")])),
         ("post", "/runs", "/runs", NewRun(id="one", name="the one", config={"lr": 0.1}, command=("a", "b"))),
