@@ -50,8 +50,12 @@ def test_an_object_store_gets_nothing_that_it_can_read(tmp_path: Path, monkeypat
             body = bytearray(server.client.get_object(Bucket=s3.BUCKET, Key=key)["Body"].read())
             body[place.offset] ^= 1
             server.client.put_object(Bucket=s3.BUCKET, Key=key, Body=bytes(body))
-            with pytest.raises(Integrity, match=f"is damaged in pack {place.pack}"):
-                source.fetch(digest(DATA, TEXT), DATA, ())
+            # By a process of later, as this one has at hand what it uploaded last.
+            with (
+                closing(ObjectStores(f"s3://{s3.BUCKET}/team", spool=tmp_path / "later", seconds=30)) as again,
+                pytest.raises(Integrity, match=f"is damaged in pack {place.pack}"),
+            ):
+                StoredSource(again.of_project("default"), registry).fetch(digest(DATA, TEXT), DATA, ())
         with (
             closing(ObjectStores(f"s3://{s3.BUCKET}/team", spool=tmp_path / "spool", seconds=30)) as stores,
             closing(SQLRegistry(tmp_path / "registry.db")) as keyless,
