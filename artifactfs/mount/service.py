@@ -37,7 +37,7 @@ from artifactfs.mount.staging import Staging
 from artifactfs.mount.view import View
 from artifactfs.mount.witness import Witness
 from artifactfs.mount.workspace import Workspace
-from artifactfs.repository import Progress, Repository
+from artifactfs.repository import Progress, Repository, is_url
 
 if TYPE_CHECKING:
     from artifactfs.content.cache import CacheSettings
@@ -292,9 +292,11 @@ class Service:
         }
 
     def _encryption(self) -> dict[str, Any]:
-        """Which key the project is encrypted with; nothing when it is not, and while nobody can tell."""
+        """Which key the project is encrypted with; nothing when it is not, or when a server would have to be asked and waited for."""
+        if is_url(self._plan.repository):
+            return {}
         try:
-            identity = self._repository.registry.key_id() if self._view.outage() is None else ""
+            identity = self._repository.registry.key_id()
         except ArtifactFSError:
             return {}
         return {"encryption": f"key {identity}"} if identity else {}
