@@ -68,7 +68,7 @@ def packs_of(repository: Repository) -> dict[str, int]:
 def damage(repository: Repository, digest: bytes) -> None:
     """Turn a bit of a stored chunk."""
     place = repository.registry.locate([digest])[digest]
-    path = Path(repository.location, "store", pack_key(place.pack))
+    path = Path(repository.location, "store", repository.project, pack_key(place.pack))
     data = bytearray(path.read_bytes())
     data[place.offset + place.length // 2] ^= 1
     path.write_bytes(data)
@@ -92,7 +92,7 @@ class FarStore(LocalStore):
     """A store with a network before it, as far as its users can tell: notes each request, and may be cut off."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(root)
+        super().__init__(root, absent=True)
         self.requests: list[str] = []
         self.away = False
 
@@ -173,7 +173,7 @@ class FarNodes:
 
 def far(directory: Path, cache: Path, *, limit: int | None = None) -> Repository:
     """The repository in a directory as if it were behind a network, with a cache before it."""
-    store = FarStore(directory / "store")
+    store = FarStore(directory / "store/default")
     registry = FarRegistry(directory / "registry.db", store)
     kept = Cache(CacheSettings(cache, limit=limit, reserve=0))
     source = FetchedSource(store, registry, FarNodes(store, registry), kept)
