@@ -467,6 +467,13 @@ class Writing:
             )
         )
 
+    def keep(self, versions: Collection[tuple[str, int]]) -> None:
+        """Keep versions (artifact, number) that what is written builds on without storing it anew. Conflict when one was deleted."""
+        lost = self._registry.keep_versions(self._session, versions)
+        if lost:
+            names = ", ".join(f"{name}:v{number}" for name, number in lost)
+            raise Conflict(f"{names} was deleted, so nothing can be built on it any more; begin with another version")
+
     def add_part(self, artifact: str, draft: str, root: TreeSummary) -> None:
         """Make everything written durable, then record its tree as a part of a draft (:meth:`Registry.add_part`)."""
         self.writer.flush()

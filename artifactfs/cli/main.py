@@ -39,6 +39,7 @@ COMMANDS: Final = (
     ("Server", "serving", ("serve",)),
     ("Server", "tokens", ("token",)),
     ("Cache", "caching", ("cache",)),
+    ("Upkeep", "collecting", ("gc",)),
     ("Repository and help", "setup", ("init", "verify", "doctor", "help", "completion")),
 )
 

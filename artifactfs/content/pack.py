@@ -38,6 +38,8 @@ from artifactfs.errors import Format, Integrity
 from artifactfs.model.records import FLAG_ENCRYPTED, FLAG_ZSTD, KIND_MASK, KIND_SHIFT, ChunkRow, Location, PackRow
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from artifactfs.content.store import Store
 
 PACK_SIZE: Final = 64 << 20
@@ -128,9 +130,14 @@ class PackUpload:
         """Whether it is to be closed."""
         return self.size >= PACK_SIZE or len(self._rows) >= PACK_CHUNKS
 
-    def publish(self) -> PackRow:
-        """Make the pack and its table of contents durable. Only then may its chunks be recorded."""
+    def publish(self, expect: Callable[[str, int], None] | None = None) -> PackRow:
+        """Make the pack and its table of contents durable. Only then may its chunks be recorded.
+
+        ``expect`` (:meth:`Registry.expect_pack`) is told the pack's digest and size before, where collections delete packs.
+        """
         pack = PackRow(self._hash.hexdigest(), self.size, tuple(self._rows))
+        if expect is not None:
+            expect(pack.digest, pack.size)
         self._upload.publish(pack_key(pack.digest))
         index = self._store.upload()
         try:

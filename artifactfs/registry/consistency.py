@@ -12,7 +12,18 @@ from sqlalchemy import Connection, Select, Table, func, select
 
 from artifactfs.model.digest import DIGEST_SIZE
 from artifactfs.model.names import LATEST
-from artifactfs.registry.schema import alias, artifact, chunk, fact, pack, run_input, run_output, tag, version
+from artifactfs.registry.schema import (
+    PACK_GONE,
+    alias,
+    artifact,
+    chunk,
+    fact,
+    pack,
+    run_input,
+    run_output,
+    tag,
+    version,
+)
 
 _SHOWN: Final = 20  # findings of one rule; more would say no more
 
@@ -106,6 +117,7 @@ RULES: Final = (
             | (chunk.c.length <= 0)
             | (chunk.c.offset + chunk.c.length > pack.c.size)
             | (func.length(chunk.c.digest) != DIGEST_SIZE)
+            | (pack.c.state == PACK_GONE)
         ),
         lambda row: f"the chunk {_hexadecimal(row[0])} does not lie in its pack {row[1]}",
     ),

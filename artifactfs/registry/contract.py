@@ -100,7 +100,10 @@ class Registry(Protocol):
     # -- chunk index -----------------------------------------------------------------------------------------------
 
     def missing(self, digests: Collection[bytes]) -> set[bytes]:
-        """Those of these chunks (any number) that the project does not hold."""
+        """Those of these chunks (any number) that the project does not hold, or is about to give up.
+
+        What is not among them stays until the sessions that lived when it was asked have ended.
+        """
 
     def locate(self, digests: Collection[bytes]) -> dict[bytes, Location]:
         """Where these chunks (any number) are; unknown ones are left out."""
@@ -111,8 +114,15 @@ class Registry(Protocol):
         Durable when it returns only after the next :meth:`commit` (SQLite: one fsync a commit, not one a pack).
         """
 
+    def expect_pack(self, digest: str, size: int) -> None:
+        """Say that a pack is about to be published to the Store, before every publication. Idempotent.
+
+        What lies there under this name, or will, is not deleted until the sessions that live now have ended. Waits while it is being
+        deleted, and then is Unavailable. Over a network nothing is asked: a server says it to itself when it is sent a pack.
+        """
+
     def packs(self) -> list[tuple[str, int]]:
-        """Every pack of the project: digest and size in bytes."""
+        """Every pack of the project that no collection has condemned: digest and size in bytes."""
 
     # -- commit ----------------------------------------------------------------------------------------------------
 
@@ -211,6 +221,12 @@ class Registry(Protocol):
 
     def close_session(self, session: int) -> None:
         """End a session. Idempotent."""
+
+    def keep_versions(self, session: int, versions: Collection[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Let a session keep these versions (artifact, number), instead of those before, so that nothing they hold is collected.
+
+        Returns those that it does not keep, as they were deleted and no living session keeps them. Conflict when it has ended.
+        """
 
     # -- health ----------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,13 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
 from artifactfs.errors import Conflict, InvalidInput
-from artifactfs.registry.schema import draft_part, session
+from artifactfs.registry.schema import artifact, draft_part, session, session_version, version
+from artifactfs.registry.sqlite import SQLiteDatabase
+
+KEEPING: Final = "mount"
+"""The kind of a session that keeps versions and stores nothing: collections do not wait for its end."""
+COLLECTING: Final = "gc"
+"""The kind of a collection's own."""
 
 _LIVING: Final = (
     select(session.c.id)
@@ -22,13 +28,39 @@ _LIVING: Final = (
         session.c.id == bindparam("number"),
         session.c.project == bindparam("of"),
         session.c.expires > bindparam("now"),
+        session.c.ended.is_(None),
     )
     .with_for_update()
 )
 _OPEN: Final = insert(session).returning(session.c.id)
 _RENEW: Final = update(session).where(
-    session.c.id == bindparam("number"), session.c.project == bindparam("of"), session.c.expires > bindparam("now")
+    session.c.id == bindparam("number"),
+    session.c.project == bindparam("of"),
+    session.c.expires > bindparam("now"),
+    session.c.ended.is_(None),
 )
+# Versions that live, or that another living session keeps: what they hold was never given up.
+_KEEPABLE: Final = (
+    select(version.c.id)
+    .join_from(version, artifact, artifact.c.id == version.c.artifact)
+    .where(
+        artifact.c.project == bindparam("of"),
+        artifact.c.name == bindparam("called"),
+        version.c.number == bindparam("numbered"),
+        or_(
+            version.c.deleted.is_(None),
+            select(session_version.c.version)
+            .join_from(session_version, session, session.c.id == session_version.c.session)
+            .where(
+                session_version.c.version == version.c.id,
+                session.c.expires > bindparam("now"),
+                session.c.ended.is_(None),
+            )
+            .exists(),
+        ),
+    )
+)
+_UNKEEP: Final = delete(session_version).where(session_version.c.session == bindparam("number"))
 _CLOSE: Final = delete(session).where(session.c.id == bindparam("number"), session.c.project == bindparam("of"))
 # With parts of drafts one stays for a while longer, so that who finishes the draft is told that they have ended.
 _SWEEP: Final = delete(session).where(
@@ -66,6 +98,30 @@ def renew_session(connection: Connection, project: int, number: int, *, now: int
 def close_session(connection: Connection, project: int, number: int) -> None:
     """End a session, with the parts of drafts that it kept; nothing happens when it has ended."""
     connection.execute(_CLOSE, {"of": project, "number": number})
+
+
+def keep_versions(
+    connection: Connection,
+    database: SQLiteDatabase,
+    project: int,
+    number: int,
+    versions: list[tuple[str, int]],
+    *,
+    now: int,
+) -> list[tuple[str, int]]:
+    """Let a living session keep these versions and no others; returns those that it cannot, as what they held may be gone."""
+    require_session(connection, project, number, now=now)
+    found: dict[tuple[str, int], int] = {}
+    for name, numbered in versions:
+        asked = {"of": project, "called": name, "numbered": numbered, "now": now}
+        identity = connection.execute(_KEEPABLE, asked).scalar()
+        if identity is not None:
+            found[name, numbered] = identity
+    connection.execute(_UNKEEP, {"number": number})
+    if found:
+        rows = [(number, identity) for identity in found.values()]
+        database.insert_absent(connection, session_version, ("session", "version"), rows)
+    return [each for each in dict.fromkeys(versions) if each not in found]
 
 
 def require_session(connection: Connection, project: int, number: int | None, *, now: int) -> None:

@@ -27,7 +27,8 @@ from artifactfs.model.records import ArtifactRecord, CommitRequest, CommitResult
 from artifactfs.registry import checks, drafts, edits, search, sessions, versions
 from artifactfs.registry import commit as commits
 from artifactfs.registry import runs as lineage
-from artifactfs.registry.chunks import ChunkIndex, check_pack
+from artifactfs.registry.chunks import ChunkIndex, being_deleted, check_pack
+from artifactfs.registry.collection import CollectionTable
 from artifactfs.registry.consistency import breaches
 from artifactfs.registry.schema import project
 from artifactfs.registry.sqlite import BUSY_SECONDS, SQLiteDatabase
@@ -35,6 +36,9 @@ from artifactfs.registry.tokens import TokenTable
 
 LOOK_SECONDS: Final = 0.25
 """How often a waiting :meth:`SQLRegistry.changed` looks."""
+EXPECT_SECONDS: Final = 10.0
+"""How long who stores a pack waits for a collection that is deleting one of the same name."""
+_EXPECT_LOOK: Final = 0.05
 
 _FIND_PROJECT: Final = select(project.c.id).where(project.c.name == bindparam("called"))
 # To the milliseconds of the clock, as long as these rise: what is remembered of a state that the restoring of a backup undid is never
@@ -85,6 +89,11 @@ class SQLRegistry:
     def tokens(self) -> TokenTable:
         """Who may do what, for all projects of this database."""
         return TokenTable(self._database, self._now)
+
+    @property
+    def collection(self) -> CollectionTable:
+        """What collecting garbage asks and changes."""
+        return CollectionTable(self._database, self._reading, lambda durable: self._writing(durable=durable), self._now)
 
     def of_project(self, name: str) -> SQLRegistry:
         """The registry of another project of this database, on the same connections: closing one closes all. Costs nothing."""
@@ -183,7 +192,18 @@ class SQLRegistry:
         rows = [check_pack(row) for row in packs]  # before the lock: the caller's iterator may be slow
         with self._writing(durable=False) as (connection, number):
             sessions.require_session(connection, number, session, now=self._now())
-            self._chunks.add(connection, number, rows)
+            self._chunks.add(connection, number, rows, session=session)
+
+    def expect_pack(self, digest: str, size: int) -> None:
+        """Say that a pack is about to be published. Waits while a collection deletes one of this name; then Unavailable."""
+        end = time.monotonic() + EXPECT_SECONDS
+        while True:
+            with self._writing(durable=False) as (connection, number):
+                if self._chunks.expect(connection, number, digest, size):
+                    return
+            if time.monotonic() > end:
+                raise being_deleted(digest)
+            time.sleep(_EXPECT_LOOK)
 
     def packs(self) -> list[tuple[str, int]]:
         """Every pack of the project, sorted by digest: digest and size in bytes."""
@@ -351,6 +371,12 @@ class SQLRegistry:
         """End a session. Idempotent."""
         with self._writing(durable=False) as (connection, number):
             sessions.close_session(connection, number, session)
+
+    def keep_versions(self, session: int, versions: Collection[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Let a session keep versions, instead of those before; returns those that it does not keep. Conflict when it has ended."""
+        asked = [(check_name(name), number) for name, number in versions]
+        with self._writing(durable=False) as (connection, of):
+            return sessions.keep_versions(connection, self._database, of, session, asked, now=self._now())
 
     # -- health ----------------------------------------------------------------------------------------------------
 

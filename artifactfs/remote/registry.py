@@ -341,6 +341,9 @@ class RemoteRegistry:
             seconds = self._connection.seconds + PACK_SECONDS * len(batch)
             self._tell("POST", "packs", wire.NewPacks(batch, session), seconds=seconds)
 
+    def expect_pack(self, digest: str, size: int) -> None:
+        """Nothing: the server says it to itself when it is sent a pack."""
+
     def packs(self) -> list[tuple[str, int]]:
         """Every pack of the project: digest and size in bytes."""
         return self._call(wire.Packs, "GET", "packs").packs
@@ -518,6 +521,11 @@ class RemoteRegistry:
     def close_session(self, session: int) -> None:
         """End a session. Idempotent."""
         self._tell("DELETE", f"sessions/{session}")
+
+    def keep_versions(self, session: int, versions: Collection[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Let a session keep versions, instead of those before; returns those that it does not keep. Conflict when it has ended."""
+        asked = wire.VersionNumbers([(check_name(name), number) for name, number in versions])
+        return self._call(wire.VersionNumbers, "PUT", f"sessions/{session}/versions", asked).versions
 
     # -- health ----------------------------------------------------------------------------------------------------
 

@@ -253,6 +253,12 @@ class SessionLife(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class VersionNumbers(msgspec.Struct, frozen=True):
+    """Versions by artifact and number."""
+
+    versions: list[tuple[str, int]]
+
+
 class Session(msgspec.Struct, frozen=True):
     """A session's id."""
 

@@ -204,6 +204,20 @@ async def renew_session(call: ProjectCall, session: SessionId) -> Response:
     return await call.write(lambda registry: registry.renew_session(session, seconds=life.seconds))
 
 
+@operation(
+    "PUT",
+    "/sessions/{session}/versions",
+    takes=wire.VersionNumbers,
+    gives=wire.VersionNumbers,
+    fails=(409,),
+    role=WRITE,
+)
+async def keep_versions(call: ProjectCall, session: SessionId) -> Response:
+    """Keep versions for a session, instead of those before, so that nothing they hold is collected; tells those that are not kept."""
+    asked = (await call.message(wire.VersionNumbers)).versions
+    return await call.write(lambda registry: wire.VersionNumbers(registry.keep_versions(session, asked)))
+
+
 @operation("DELETE", "/sessions/{session}", role=WRITE)
 async def close_session(call: ProjectCall, session: SessionId) -> Response:
     """End a session."""
