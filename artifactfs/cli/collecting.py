@@ -90,7 +90,8 @@ def _tell_waiting(report: Collected) -> None:
         return
     kinds = ", ".join(sorted({each.kind for each in waiting}))
     last = printing.when(int(max(each.until for each in waiting) * 1e9))
+    have = "has" if len(waiting) == 1 else "have"
     printing.line(
-        f"these are deleted once {printing.many(len(waiting), 'session')} ({printing.shown(kinds)}) that began before "
-        f"{'has' if len(waiting) == 1 else 'have'} ended: run `artifactfs gc` again then, after {last} if they die, or give --wait SECONDS"
+        f"these are deleted once {printing.many(len(waiting), 'session')} ({printing.shown(kinds)}) that began before {have} ended: "
+        f"run `artifactfs gc` again then (a session that died ends at {last}), or give --wait SECONDS"
     )

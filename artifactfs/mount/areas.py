@@ -68,6 +68,12 @@ class Areas:
         with self._workspace.lock:
             return [area.name for area in self._inodes.areas.values()]
 
+    def bases(self) -> list[tuple[str, int]]:
+        """Artifact and number of the versions that areas build on."""
+        with self._workspace.lock:
+            areas = list(self._inodes.areas.values())
+        return [(area.name, area.base_number) for area in areas if area.base_number is not None]
+
     def find(self, name: str) -> Area | None:
         """The area of an artifact, or None."""
         with self._workspace.lock:

@@ -31,6 +31,7 @@ from artifactfs.mount.commit import commit_area, settle_all
 from artifactfs.mount.contract import Notifier
 from artifactfs.mount.control import ControlServer, Handler, Note
 from artifactfs.mount.inodes import Area
+from artifactfs.mount.keeping import Keeper
 from artifactfs.mount.prefetch import Prefetcher
 from artifactfs.mount.sources import Sources
 from artifactfs.mount.staging import Staging
@@ -143,6 +144,7 @@ class Service:
                 sources=self._sources,
                 witness=self._witness,
             )
+            self._keeper = Keeper(self._repository.registry, self._kept_versions)
             self._prefetcher = Prefetcher(self._repository, self._sources, self._view.files_at, self._view.listen)
             self._binding = self._bind()
             self._view.notifier = self._binding
@@ -160,6 +162,8 @@ class Service:
         """Attach the tree and begin to answer commands. Raises what :meth:`Binding.mount` does."""
         self._binding.mount()
         self._view.start()
+        self._keeper.start()
+        self._resources.callback(self._stop_keeping)
         self._resources.callback(self._view.stop)
         self._resources.callback(self._prefetcher.close)
         self._control = ControlServer(Path(self._plan.workspace), self._handlers())
@@ -172,6 +176,18 @@ class Service:
     def unmount(self) -> None:
         """Remove the mount; lazily after some seconds. Idempotent, from any thread."""
         self._binding.unmount()
+
+    def _kept_versions(self) -> list[tuple[str, int]]:
+        """What staging builds on, and what is pinned."""
+        bases = self._staging.bases() if self._staging is not None else []
+        return sorted({*bases, *self._plan.pins.items()})
+
+    def _stop_keeping(self) -> None:
+        staging = self._staging
+        changed = staging is not None and any(
+            staging.is_dirty(area) for name in staging.names() if (area := staging.find(name)) is not None
+        )
+        self._keeper.close(lasting=changed)
 
     # -- parts -----------------------------------------------------------------------------------------------------
 

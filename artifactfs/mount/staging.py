@@ -111,6 +111,8 @@ class Staging:
         # What commands ask for: one door for the View and the daemon.
         self.area = areas.area
         self.names = areas.names
+        self.bases = areas.bases
+        self.find = areas.find
         self.drop = areas.drop
         self.status = areas.status
         self.is_dirty = areas.is_dirty
