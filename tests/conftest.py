@@ -24,7 +24,7 @@ from artifactfs.repository import Repository
 
 # The suites are no test modules of their own; their assertions shall explain themselves nevertheless. Before any directory's own
 # modules are imported.
-pytest.register_assert_rewrite("tests.conformance.registry", "tests.conformance.store")
+pytest.register_assert_rewrite("tests.conformance.registry", "tests.conformance.store", "tests.conformance.collecting")
 
 TESTS = Path(__file__).parent
 COMMAND_SECONDS = 120

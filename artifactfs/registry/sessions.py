@@ -23,7 +23,7 @@ COLLECTING: Final = "gc"
 """The kind of a collection's own."""
 
 _LIVING: Final = (
-    select(session.c.id)
+    select(session.c.kind)
     .where(
         session.c.id == bindparam("number"),
         session.c.project == bindparam("of"),
@@ -110,7 +110,7 @@ def keep_versions(
     now: int,
 ) -> list[tuple[str, int]]:
     """Let a living session keep these versions and no others; returns those that it cannot, as what they held may be gone."""
-    require_session(connection, project, number, now=now)
+    require_session(connection, project, number, now=now, storing=False)
     found: dict[tuple[str, int], int] = {}
     for name, numbered in versions:
         asked = {"of": project, "called": name, "numbered": numbered, "now": now}
@@ -124,12 +124,20 @@ def keep_versions(
     return [each for each in dict.fromkeys(versions) if each not in found]
 
 
-def require_session(connection: Connection, project: int, number: int | None, *, now: int) -> None:
-    """Hold a session's row until the transaction ends. Conflict when it has ended; None is no session."""
+def require_session(
+    connection: Connection, project: int, number: int | None, *, now: int, storing: bool = True
+) -> None:
+    """Hold a session's row until the transaction ends. Conflict when it has ended; None is no session.
+
+    InvalidInput when something is to be stored under one that collections do not wait for.
+    """
     if number is None:
         return
-    if connection.execute(_LIVING, {"of": project, "number": number, "now": now}).first() is None:
+    kind = connection.execute(_LIVING, {"of": project, "number": number, "now": now}).scalar()
+    if kind is None:
         raise _ended(number)
+    if storing and kind in {KEEPING, COLLECTING}:
+        raise InvalidInput(f"nothing can be stored under session {number}, which is of kind {kind!r}: open another")
 
 
 def _ended(number: int) -> Conflict:

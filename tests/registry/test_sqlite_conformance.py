@@ -7,6 +7,7 @@ import pytest
 
 from artifactfs.registry.contract import Registry
 from artifactfs.registry.sql import SQLRegistry
+from tests.conformance.collecting import CollectingConformance
 from tests.conformance.lineage import LineageConformance
 from tests.conformance.registry import Clock, RegistryConformance
 
@@ -30,4 +31,8 @@ class TestSQLite(SQLite, RegistryConformance):
 
 
 class TestSQLiteLineage(SQLite, LineageConformance):
+    pass
+
+
+class TestSQLiteCollecting(SQLite, CollectingConformance):
     pass

@@ -13,6 +13,7 @@ from artifactfs.registry.contract import Registry
 from artifactfs.remote.client import Connection
 from artifactfs.remote.registry import RemoteRegistry
 from artifactfs.remote.store import RemoteStore
+from tests.conformance.collecting import CollectingConformance
 from tests.conformance.lineage import LineageConformance
 from tests.conformance.registry import Clock, RegistryConformance, StorePack
 from tests.conformance.store import StoreConformance, put
@@ -75,4 +76,8 @@ class TestRemoteRegistry(Remote, RegistryConformance):
 
 
 class TestRemoteLineage(Remote, LineageConformance):
+    pass
+
+
+class TestRemoteCollecting(Remote, CollectingConformance):
     pass
