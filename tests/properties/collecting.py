@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -29,8 +28,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from artifactfs.collect import collect, collect_project
 from artifactfs import repository as repositories
+from artifactfs.collect import _Collector, collect, collect_project
 from artifactfs.content import pack as packs
 from artifactfs.content import writer as writers
 from artifactfs.content.pack import index_key, pack_key
@@ -85,7 +84,16 @@ class Worker:
         self.journal.flush()
 
     def run(self) -> None:
-        actions: list[Callable[[], None]] = [self.put, self.put, self.stage, self.build, self.delete, self.delete, self.read, self.slow]
+        actions: list[Callable[[], None]] = [
+            self.put,
+            self.put,
+            self.stage,
+            self.build,
+            self.delete,
+            self.delete,
+            self.read,
+            self.slow,
+        ]
         for _ in range(OPERATIONS):
             try:
                 self.chance.choice(actions)()
@@ -234,7 +242,9 @@ def settle(repository: Repository, top: Path, number: int) -> None:
             if repository.registry.version(name, int(version)) is None:
                 journal.write("\n" + json.dumps({"done": "delete", "name": doing["name"]}) + "\n")
             else:
-                journal.write("\n" + json.dumps({"done": "version", "name": doing["name"], "files": living[doing["name"]]}) + "\n")
+                journal.write(
+                    "\n" + json.dumps({"done": "version", "name": doing["name"], "files": living[doing["name"]]}) + "\n"
+                )
             return
         for record in repository.registry.versions(doing["artifact"]):
             called = f"{record.artifact}:v{record.number}"
@@ -339,7 +349,9 @@ def judge(top: Path) -> dict[str, int]:
             freed += report.freed
     # Anew, so that nothing is remembered.
     with Repository.open(str(top / "repository")) as repository:
-        versions = [each for artifact in repository.registry.artifacts() for each in repository.registry.versions(artifact.name)]
+        versions = [
+            each for artifact in repository.registry.artifacts() for each in repository.registry.versions(artifact.name)
+        ]
         assert sorted(f"{each.artifact}:v{each.number}" for each in versions) == sorted(model)
         for version, files in model.items():
             check_version(repository, version, files)
@@ -357,11 +369,9 @@ def nothing_dead(repository: Repository) -> None:
     assert [key for key, _ in repository.store.list()] == objects
     alive: dict[str, int] = dict.fromkeys(named, 0)
     seen: set[bytes] = set()
-    from artifactfs.collect import _Collector  # noqa: PLC2701, PLC0415
-
     assert isinstance(registry, SQLRegistry)
     collector = _Collector(registry, repository.store, None, lambda _: None)
-    marked = collector._mark(registry.collection.roots(None), registry.collection.packs())  # noqa: SLF001
+    marked = collector._mark(registry.collection.roots(None), registry.collection.packs())
     for digest in marked.living:
         seen.add(digest)
     for place in registry.locate(seen).values():
@@ -372,6 +382,11 @@ def nothing_dead(repository: Repository) -> None:
     rows = {digest for digest, _, _ in registry.collection.chunks()}
     assert seen <= rows
     marked.close()
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def main() -> None:
@@ -395,15 +410,15 @@ def main() -> None:
         try:
             counts = case(top, seed)
         except BaseException:
-            print(f"case with seed {seed} failed; its files are in {top}", flush=True)
+            say(f"case with seed {seed} failed; its files are in {top}")
             raise
         shutil.rmtree(top)
         total["cases"] += 1
         for key, value in counts.items():
             total[key] = total.get(key, 0) + value
-        print(f"seed {seed}: {counts}; so far {total}", flush=True)
+        say(f"seed {seed}: {counts}; so far {total}")
         seed += 1
-    print(f"done: {total}")
+    say(f"done: {total}")
 
 
 if __name__ == "__main__":
