@@ -82,6 +82,7 @@ def collect(
     return collect_project(
         registry,
         repository.store,
+        shared=True,
         dry_run=dry_run,
         wait=wait,
         directory=directory,
@@ -94,14 +95,15 @@ def collect_project(
     registry: SQLRegistry,
     store: Store,
     *,
+    shared: bool,
     dry_run: bool = False,
     wait: float = 0.0,
     directory: Path | None = None,
     progress: Show | None = None,
     lease_seconds: float = LEASE_SECONDS,
 ) -> Collected:
-    """As :func:`collect`, with the two parts of a project at hand. They stay open."""
-    collector = _Collector(registry, store, directory, progress or _silent)
+    """As :func:`collect`, with the two parts of a project at hand, which stay open. ``shared``: other projects use this Store too."""
+    collector = _Collector(registry, store, directory, progress or _silent, shared=shared)
     try:
         if dry_run:
             return collector.foresee()
@@ -201,7 +203,10 @@ def _held(lease: Lease) -> Conflict:
 
 
 class _Collector:
-    def __init__(self, registry: SQLRegistry, store: Store, directory: Path | None, show: Show) -> None:
+    def __init__(
+        self, registry: SQLRegistry, store: Store, directory: Path | None, show: Show, *, shared: bool
+    ) -> None:
+        self._shared = shared
         self._registry = registry
         self._table = registry.collection
         self._store = store
@@ -293,7 +298,7 @@ class _Collector:
             gone += [pack for pack in packs if pack.state == PACK_DELETING]
             later = [pack for pack in dead if pack not in gone] + [pack for pack in packs if _is_dead(pack, marked)]
             sparse = [pack for pack in packs if _is_sparse(pack, marked)]
-            known = {pack.digest for pack in packs}
+            known = self._known(packs)
             orphans = sum(size for digest, size in self._objects.items() if digest not in known)
             count = len(self._objects.keys() - known)
             waiting = self._waiting(LARGEST)
@@ -325,8 +330,16 @@ class _Collector:
 
     def _orphans(self) -> list[tuple[str, int]]:
         """Packs in the Store without a row. Asked after the listing, so that one recorded meanwhile is none."""
-        known = {pack.digest for pack in self._table.packs()}
+        known = self._known(self._table.packs())
         return [(digest, size) for digest, size in self._objects.items() if digest not in known]
+
+    def _known(self, packs: Sequence[Pack]) -> set[str]:
+        known = {pack.digest for pack in packs}
+        return known | self._table.of_others() if self._shared else known
+
+    def _is_shared(self, pack: Pack) -> bool:
+        """Whether its object is another project's too, so that only the row goes."""
+        return self._shared and pack.elsewhere
 
     def _roots(self) -> Roots:
         self._table.end_expired(self._holding.token)
@@ -351,7 +364,7 @@ class _Collector:
         return [Waiting(writer.id, writer.kind, writer.expires / 1e9) for writer in self._table.writers(barrier)]
 
     def _size(self, pack: Pack) -> int:
-        return self._objects.get(pack.digest, pack.size)
+        return 0 if self._is_shared(pack) else self._objects.get(pack.digest, pack.size)
 
     def _count(self, marked: Marked) -> None:
         report = self._report
@@ -379,8 +392,9 @@ class _Collector:
             self._holding.require()
             if number % 100 == 0:
                 self._show(f"deleting: {number} of {len(packs)} packs")
-            self._store.delete(pack_key(pack.digest))
-            self._store.delete(index_key(pack.digest))
+            if not self._is_shared(pack):
+                self._store.delete(pack_key(pack.digest))
+                self._store.delete(index_key(pack.digest))
             self._report.deleted_packs += 1
             self._report.deleted += self._size(pack)
 

@@ -21,6 +21,7 @@ from artifactfs.registry.schema import (
     chunk,
     collection,
     pack,
+    project,
     session,
 )
 from artifactfs.registry.sqlite import SQLiteDatabase
@@ -61,6 +62,16 @@ _RECORD: Final = (
 )
 _EXPECT: Final = (
     update(pack).where(pack.c.id == bindparam("number")).values(state=PACK_CONDEMNED, barrier=bindparam("highest"))
+)
+# In any project: where they share a Store, the object is the same.
+_DELETING: Final = (
+    select(pack.c.id)
+    .where(
+        pack.c.project.in_(select(project.c.id)),
+        pack.c.digest == bindparam("digest"),
+        pack.c.state == PACK_DELETING,
+    )
+    .limit(1)
 )
 _HIGHEST_SESSION: Final = select(func.max(session.c.id)).where(session.c.project == bindparam("of"))
 _SHARE: Final = select(collection.c.project).where(collection.c.project == bindparam("of")).with_for_update(read=True)
@@ -136,10 +147,12 @@ class ChunkIndex:
         values = [(project, digest, size, PACK_GONE)]
         self._database.insert_absent(connection, pack, ("project", "digest", "size", "state"), values)
         number, _, state = connection.execute(_PACK, {"project": project, "digest": digest}).one()
+        if connection.execute(_DELETING, {"digest": digest}).first() is not None:
+            return False
         if state in {PACK_CONDEMNED, PACK_GONE}:
             highest = connection.execute(_HIGHEST_SESSION, {"of": project}).scalar() or 0
             connection.execute(_EXPECT, {"number": number, "highest": highest})
-        return bool(state != PACK_DELETING)
+        return True
 
     def packs(self, project: int) -> list[tuple[str, int]]:
         """Every pack that is not about to go: digest and size, sorted by digest."""

@@ -33,6 +33,7 @@ from artifactfs.registry.schema import (
     collection,
     draft_part,
     pack,
+    project,
     session,
     session_version,
     version,
@@ -82,6 +83,19 @@ _KEPT: Final = (
     .join(artifact, artifact.c.id == version.c.artifact)
     .where(session.c.project == bindparam("of"), _LIVES, artifact.c.project == bindparam("of"))
 )
+_other: Final = pack.alias("other")
+# By way of the projects' ids, as the index of packs begins with them.
+_ELSEWHERE: Final = (
+    select(_other.c.id)
+    .where(
+        _other.c.project.in_(select(project.c.id).where(project.c.id != bindparam("of"))),
+        _other.c.digest == pack.c.digest,
+        _other.c.state != PACK_GONE,
+    )
+    .exists()
+)
+_SHARED: Final = select(pack.c.id).where(pack.c.id.in_(bindparam("ids", expanding=True)), _ELSEWHERE)
+_OTHERS: Final = select(pack.c.digest).where(pack.c.project != bindparam("of"), pack.c.state != PACK_GONE)
 _PACKS: Final = (
     select(
         pack.c.id,
@@ -90,6 +104,7 @@ _PACKS: Final = (
         pack.c.state,
         pack.c.barrier,
         select(session.c.id).where(session.c.id == pack.c.session, _LIVES).exists(),
+        _ELSEWHERE,
     )
     .where(pack.c.project == bindparam("of"), pack.c.state != PACK_GONE)
     .order_by(pack.c.id)
@@ -170,7 +185,10 @@ class Roots(msgspec.Struct, frozen=True):
 
 
 class Pack(msgspec.Struct, frozen=True):
-    """A pack as the registry has it: its row's id, digest, bytes, state and barrier, and whether who recorded it still works."""
+    """A pack as the registry has it: its row's id, digest, bytes, state and barrier, and whether who recorded it still works.
+
+    ``elsewhere``: another project has a pack of these bytes, which is the same object where they share a Store.
+    """
 
     id: int
     digest: str
@@ -178,6 +196,7 @@ class Pack(msgspec.Struct, frozen=True):
     state: int
     barrier: int | None
     fresh: bool
+    elsewhere: bool = False
 
 
 class Writer(msgspec.Struct, frozen=True):
@@ -262,6 +281,11 @@ class CollectionTable:
         with self._reading() as (connection, of):
             return [Pack(*row) for row in connection.execute(_PACKS, {"of": of, "clock": self._now()})]
 
+    def of_others(self) -> set[str]:
+        """Digests of packs of other projects."""
+        with self._reading() as (connection, of):
+            return set(connection.execute(_OTHERS, {"of": of}).scalars())
+
     def chunks(self) -> Iterator[tuple[bytes, int, int]]:
         """Digest, pack and stored bytes of every chunk, in order of digest. Each some thousands are of one moment."""
         after = b""
@@ -307,7 +331,7 @@ class CollectionTable:
 
         The others were recorded anew, or sessions that live might rely on them. Conflict when a version has come to life.
         """
-        given: list[Pack] = []
+        given: dict[int, Pack] = {}
         with self._holding(token, durable=True) as (connection, of):
             now = {row[0] for row in connection.execute(_LIVING, {"of": of})}
             if any(number <= roots.highest and number not in roots.versions for number in now):
@@ -316,10 +340,16 @@ class CollectionTable:
                 if each.barrier is None or each.barrier >= roots.bound:
                     continue
                 if connection.execute(_GIVE_UP, {"number": each.id, "seen": each.barrier}).rowcount:
-                    given.append(each)
+                    given[each.id] = each
             if given:
                 connection.execute(_CHANGE_LEASE, {"of": of, "held": token, "collected": self._now()})
-        return given
+            # Asked with them given up: from now on no project begins to share one.
+            shared = {
+                number
+                for batch in _batches(given)
+                for number in connection.execute(_SHARED, {"ids": batch, "of": of}).scalars()
+            }
+        return [msgspec.structs.replace(each, elsewhere=each.id in shared) for each in given.values()]
 
     def remove_rows(self, token: str, rows: Iterator[tuple[bytes, int]]) -> None:
         """Remove chunks (digest and pack) of packs that were given up."""

@@ -132,17 +132,35 @@ def test_parts_of_a_draft_are_alive_until_their_time_is_over(place):
     assert freed(place).freed == 0
     later = place.later()
     before = stored(place.repository)
-    assert collect_project(later, place.repository.store).freed == before
+    assert collect_project(later, place.repository.store, shared=True).freed == before
     later.close()
     assert stored(place.repository) == 0
 
 
-def test_projects_of_one_registry_do_not_touch_each_other(place, tmp_path):
-    place.put("data", {"a": noise(1, 50_000)})
-    cars = place.repository.registry.of_project("cars")
-    report = collect_project(cars, LocalStore(tmp_path / "cars", create=True))
-    assert (report.versions, report.packs) == (0, 0)
-    sound(place)
+def test_projects_that_share_a_store_do_not_touch_each_other(place):
+    """Also not packs of the same bytes, which are one object."""
+    same = {"a": noise(1, 50_000)}
+    place.put("data", same)
+    with Repository.open(str(place.path), project="cars") as cars:
+        mine, place.repository = place.repository, cars
+        theirs = place.put("data", same)
+        place.put("own", {"b": noise(2, 50_000)})
+        place.repository = mine
+        mine.registry.delete("data", 0)
+        before = stored(mine)
+        assert freed(place).freed == 0
+        assert stored(mine) == before
+        assert mine.registry.packs() == []
+        assert contents(cars, theirs) == same
+        assert verify(cars, cars.registry.versions("data")).damages == []
+        # Stored again here, and deleted there, it is whole here.
+        version = place.put("data", same)
+        cars.registry.delete("data", 0)
+        assert collect(cars).freed == 0
+        assert contents(mine, version) == same
+        mine.registry.delete("data", version.number)
+        assert freed(place).freed > 50_000
+        assert verify(cars, cars.registry.versions("own")).damages == []
 
 
 # -- who is waited for ---------------------------------------------------------------------------------------------------
@@ -416,7 +434,7 @@ def test_a_store_that_lists_late_makes_no_difference(place):
     place.repository.registry.delete("gone", 0)
     registry = place.repository.registry
     for _ in range(3):
-        collect_project(registry, late)
+        collect_project(registry, late, shared=True)
         assert contents(place.repository, version) == {"b": noise(2, 50_000)}
     sound(place)
     assert version == registry.version("data", 0)

@@ -50,7 +50,7 @@ def main(base: Path) -> None:
             else:
                 # A long time later: nothing of the one that was killed is still there.
                 later = SQLRegistry(place / "registry.db", clock=lambda: time.time() + 200_000)
-                collect_project(later, repository.store)
+                collect_project(later, repository.store, shared=True)
                 later.close()
             put(repository, base / "source", "again", {"gone": noise(3, 30_000), "dead": noise(2, 40_000)})
         check(place)

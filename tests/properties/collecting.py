@@ -342,7 +342,7 @@ def judge(top: Path) -> dict[str, int]:
             # Sessions of the dead have ended by then.
             later = SQLRegistry(top / "repository/registry.db", clock=lambda: time.time() + 200_000)
             before = sum(size for _, size in repository.store.list())
-            report = collect_project(later, repository.store, lease_seconds=2.0)
+            report = collect_project(later, repository.store, shared=True, lease_seconds=2.0)
             later.close()
             after = sum(size for _, size in repository.store.list())
             assert before - after == report.freed, f"{report} freed {before - after}"
@@ -370,7 +370,7 @@ def nothing_dead(repository: Repository) -> None:
     alive: dict[str, int] = dict.fromkeys(named, 0)
     seen: set[bytes] = set()
     assert isinstance(registry, SQLRegistry)
-    collector = _Collector(registry, repository.store, None, lambda _: None)
+    collector = _Collector(registry, repository.store, None, lambda _: None, shared=True)
     marked = collector._mark(registry.collection.roots(None), registry.collection.packs())
     for digest in marked.living:
         seen.add(digest)
