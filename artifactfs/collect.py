@@ -25,7 +25,7 @@ from artifactfs.content.pack import PackUpload, index_key, pack_key, rebuild_row
 from artifactfs.content.reader import ContentReader
 from artifactfs.content.store import Store
 from artifactfs.content.stored import StoredSource, opened
-from artifactfs.errors import ArtifactFSError, Conflict, Integrity, InvalidInput, NoSpace, NotFound
+from artifactfs.errors import ArtifactFSError, Conflict, Integrity, NoSpace, NotFound
 from artifactfs.marking import Marked, mark
 from artifactfs.model.collecting import Collected, Waiting
 from artifactfs.model.digest import DATA, kind_of_flags
@@ -70,15 +70,15 @@ def collect(
     progress: Show | None = None,
     lease_seconds: float = LEASE_SECONDS,
 ) -> Collected:
-    """Collect the garbage of a repository in a directory, or say what would be done.
+    """Collect the garbage of a repository, or say what would be done; that of a server's by the server.
 
-    ``wait``: seconds to wait for sessions that began before something was condemned. ``directory``: for what does not fit into memory.
-    Raises InvalidInput (a server's: it collects by itself), Conflict (somebody else collects: says who), Integrity (a version cannot
+    ``wait``: seconds to wait for sessions that began before something was condemned. ``directory``: for what does not fit into memory
+    here. Raises Access (not an admin of the server's), Conflict (somebody else collects: says who), Integrity (a version cannot
     be read: nothing is deleted), NoSpace, Unavailable.
     """
     registry = repository.registry
     if not isinstance(registry, SQLRegistry):
-        raise InvalidInput(f"{repository.location} is a server's repository, which the server collects")
+        return _collect_there(repository, dry_run=dry_run, wait=wait, progress=progress or _silent)
     return collect_project(
         registry,
         repository.store,
@@ -111,6 +111,22 @@ def collect_project(
             return collector.run(holding, wait)
     finally:
         collector.close()
+
+
+def _collect_there(repository: Repository, *, dry_run: bool, wait: float, progress: Show) -> Collected:
+    from artifactfs.remote.registry import RemoteRegistry  # noqa: PLC0415 - HTTP takes 0.1 s to import
+    from artifactfs.remote.wire import from_failure  # noqa: PLC0415
+
+    registry = repository.registry
+    assert isinstance(registry, RemoteRegistry)  # noqa: S101 - there are these two kinds
+    state = registry.start_collection(dry_run=dry_run, wait=wait)
+    while state.running:
+        progress(f"on the server: {state.doing}")
+        time.sleep(LOOK_SECONDS)
+        state = registry.collection_state()
+    if state.failure is not None:
+        raise from_failure(state.failure)
+    return state.report or Collected()
 
 
 def _silent(_: str) -> None:

@@ -42,6 +42,12 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="How long requests may take to finish once it is told to stop.",
 )
+@click.option(
+    "--gc-interval",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="HOURS",
+    help="Collect the garbage of all projects every so many hours. Default: only when `gc` asks for it.",
+)
 @click.option("--no-access-log", is_flag=True, help="Log failures only, not every request.")
 @pass_context
 def serve_command(
@@ -55,6 +61,7 @@ def serve_command(
     tls_key: Path | None,
     allow_plain_http: bool,
     graceful: int,
+    gc_interval: float | None,
     no_access_log: bool,
 ) -> None:
     """Serve the repository over HTTP until interrupted (SIGINT, SIGTERM).
@@ -127,6 +134,10 @@ def serve_command(
                 require_tokens=require_tokens,
                 hosts={"localhost", host} if loopback and not allow_unauthenticated else None,
             )
+            if gc_interval is not None:
+                app.state.service.collections.schedule(
+                    gc_interval * 3600, lambda project, outcome: log.note("info", f"garbage of {project}: {outcome}")
+                )
             Serving(app, listener, graceful=graceful, certificate=certificate).run(tell)
         finally:
             log.close()

@@ -95,6 +95,11 @@ class SQLRegistry:
         """What collecting garbage asks and changes."""
         return CollectionTable(self._database, self._reading, lambda durable: self._writing(durable=durable), self._now)
 
+    def projects(self) -> list[str]:
+        """Projects that were ever written to, sorted."""
+        with self._database.reading() as connection:
+            return list(connection.execute(select(project.c.name).order_by(project.c.name)).scalars())
+
     def of_project(self, name: str) -> SQLRegistry:
         """The registry of another project of this database, on the same connections: closing one closes all. Costs nothing."""
         other = copy.copy(self)

@@ -527,6 +527,17 @@ class RemoteRegistry:
         asked = wire.VersionNumbers([(check_name(name), number) for name, number in versions])
         return self._call(wire.VersionNumbers, "PUT", f"sessions/{session}/versions", asked).versions
 
+    # -- upkeep ----------------------------------------------------------------------------------------------------
+
+    def start_collection(self, *, dry_run: bool, wait: float) -> wire.CollectionState:
+        """Have the server collect garbage, or find out what it would. Conflict while it does."""
+        asked = wire.CollectionWanted(dry_run, wait)
+        return self._call(wire.CollectionState, "POST", "collection", asked)
+
+    def collection_state(self) -> wire.CollectionState:
+        """How the last collection is going, or how it ended."""
+        return self._call(wire.CollectionState, "GET", "collection")
+
     # -- health ----------------------------------------------------------------------------------------------------
 
     def check(self) -> list[str]:

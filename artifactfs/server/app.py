@@ -19,7 +19,7 @@ from artifactfs import __version__
 from artifactfs.content.local import LocalStore
 from artifactfs.errors import ArtifactFSError, InvalidInput, NotFound
 from artifactfs.registry.sql import SQLRegistry
-from artifactfs.server import content, objects, operations, runs, tokens, versions
+from artifactfs.server import collecting, content, objects, operations, runs, tokens, versions
 from artifactfs.server.access import Access
 from artifactfs.server.document import add_routes, complete
 from artifactfs.server.edge import Edge
@@ -32,6 +32,7 @@ _MODULES: Final = (
     versions.operation,
     runs.operation,
     content.operation,
+    collecting.operation,
     objects.operation,
     tokens.operation,
 )

@@ -17,6 +17,7 @@ from artifactfs.registry.contract import Registry
 from artifactfs.registry.sql import SQLRegistry
 from artifactfs.registry.sqlite import READERS
 from artifactfs.server.changes import Changes
+from artifactfs.server.garbage import Collections
 from artifactfs.server.log import Log
 from artifactfs.server.metrics import Metrics
 from artifactfs.server.threads import Threads
@@ -41,6 +42,10 @@ class Service:
         self.checking = Threads("checking", len(os.sched_getaffinity(0)))
         self.changes = Changes(self.revision)
         self.metrics = Metrics(store, lambda: self.changes.following)
+        # All projects have one Store.
+        self.collections = Collections(
+            lambda project: (registry.of_project(project), store), registry.projects, shared=True
+        )
         self.ending = False
 
     def registry(self, project: str) -> Registry:
@@ -58,5 +63,6 @@ class Service:
 
     def close(self) -> None:
         """Let go of threads. The registry and the store are the caller's."""
+        self.collections.close()
         for threads in (self.reading, self.writing, self.checking):
             threads.close()
