@@ -1,6 +1,6 @@
 """Marking: every chunk and node that living trees are made of, and what of each pack is alive.
 
-Used by collections (``artifactfs/collect.py``). One thread; reads only. Nodes are read by the verified path, each once as long as it
+Used by collections (``artifactfs/collector.py``). One thread; reads only. Nodes are read by the verified path, each once as long as it
 is remembered. Whatever cannot be read ends it: nothing may be deleted on incomplete knowledge.
 
 Memory: 50 MB for nodes that were visited and 55 MB for digests on their way to a sorted file, whatever the number of chunks; besides
@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, Final, Protocol
 
@@ -25,6 +26,7 @@ from artifactfs.model.digest import CHUNKS, DIGEST_SIZE, TREE
 from artifactfs.model.sequence import SINGLE_CHUNK
 from artifactfs.model.tree import TREE_SEQUENCE, DirEntry, FileEntry, RefEntry
 from artifactfs.references.contract import list_of
+from artifactfs.registry.contract import Registry
 
 VISITED: Final = 500_000
 """Nodes remembered as visited, 100 bytes each. Beyond, the oldest are walked again where they are met again."""
@@ -111,6 +113,32 @@ def mark(
             dead.close()
         raise
     return Marked(living, held, dead)
+
+
+class _Named(msgspec.Struct, frozen=True):
+    name: str
+    digest: bytes
+
+
+def missing_of(
+    reader: ContentReader, registry: Registry, name: str, tree: bytes, *, directory: Path | None = None
+) -> int:
+    """How many chunks and nodes of a tree, called ``name``, the project does not hold, or is about to give up.
+
+    0: all of it stays until the sessions that lived before have ended. Integrity when a node cannot be read.
+    """
+    sorter = DigestSorter(directory)
+    try:
+        _Walk(reader, sorter, None).root(_Named(name, tree))
+        needed = sorter.sorted()
+    finally:
+        sorter.close()
+    lacking = 0
+    digests = iter(needed)
+    while batch := list(islice(digests, _BLOCK)):
+        lacking += len(registry.missing(batch))
+    needed.close()
+    return lacking
 
 
 def _compare(

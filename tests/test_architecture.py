@@ -25,11 +25,12 @@ FLOORS = {
     "artifactfs.plan": 2,
     "artifactfs.registry": 2,
     "artifactfs.ancestry": 2,
+    "artifactfs.marking": 3,
     "artifactfs.references": 3,
     "artifactfs.remote": 3,
     "artifactfs.building": 4,
     "artifactfs.config": 4,
-    "artifactfs.marking": 4,
+    "artifactfs.collector": 4,
     "artifactfs.repository": 4,
     "artifactfs.mount": 5,
     "artifactfs.server": 5,
@@ -49,6 +50,7 @@ FLOORS = {
 # What neighbours on one floor may see of each other: contracts, and one check of the ground a directory stands on.
 SHARED = {
     "artifactfs.content.store",
+    "artifactfs.references.contract",
     "artifactfs.registry.contract",
     "artifactfs.registry.netfs",
     "artifactfs.remote.transport",  # one bounded HTTP request, for what is no server of ours as well

@@ -1,7 +1,7 @@
 """Collecting garbage, as the Registry sees it: who collects, what is alive, which packs are condemned, deleted, or moved.
 
-Used by ``artifactfs/collect.py`` by way of :class:`~artifactfs.registry.sql.SQLRegistry`, which lends its transactions. Safe from any
-thread and from several processes; all that changes something names the token of the lease, and is refused once another has taken it.
+Used by ``artifactfs/collector.py`` by way of :class:`~artifactfs.registry.sql.SQLRegistry`, which lends its transactions. Safe from
+any thread and from several processes; all that changes something names the token of the lease, and is refused once another has it.
 
 Invariants. ONE COLLECTOR: every transaction here holds the row of the lease and compares its token. CONDEMNED, THEN ASKED: the
 barrier of a condemned pack is read in a transaction after the one that condemned it, so that a session above the barrier has never

@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from artifactfs.collect import collect_project
+from artifactfs.collector import collect_project
 from artifactfs.content.store import Store
 from artifactfs.errors import ArtifactFSError, Conflict, NotFound, Unavailable
 from artifactfs.model.collecting import Collected

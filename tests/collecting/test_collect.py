@@ -12,15 +12,16 @@ import time
 
 import pytest
 
-from artifactfs import collect as collecting
-from artifactfs.collect import collect, collect_project
+from artifactfs import collector as collecting
+from artifactfs.collect import collect
+from artifactfs.collector import collect_project
 from artifactfs.content import digests
 from artifactfs.content import pack as packs
 from artifactfs.content.digests import DigestSorter
 from artifactfs.content.local import LocalStore
 from artifactfs.content.pack import index_key, pack_key
 from artifactfs.draft import Draft
-from artifactfs.errors import Conflict, Integrity, InvalidInput, NoSpace, NotFound
+from artifactfs.errors import Conflict, Integrity, NoSpace, NotFound
 from artifactfs.model.tree import FileEntry, build_tree
 from artifactfs.registry.collection import Lease
 from artifactfs.repository import Repository
@@ -270,6 +271,15 @@ def test_a_draft_on_a_version_that_was_deleted_is_refused(place):
         draft.commit("data")
 
 
+def test_what_was_deleted_and_not_collected_can_be_logged_again(place):
+    version = place.put("data", {"a": noise(1, 50_000)})
+    place.repository.registry.delete("data", 0)
+    again = Draft(place.repository, base=version.digest, versions=[("data", 0)]).commit("data").version
+    assert again.number == 1
+    assert freed(place).freed == 0
+    assert contents(place.repository, again) == {"a": noise(1, 50_000)}
+
+
 def _tree_of(writer, file):
     return build_tree([FileEntry("a", file.size, file.digest, executable=False)], writer.add_node)
 
@@ -454,7 +464,7 @@ def test_a_second_collection_is_refused_with_who_holds_it(place):
 
 def test_the_lease_of_a_process_that_is_no_more_is_taken_over_at_once(place):
     code = (
-        "import sys; from artifactfs.collect import _token; from artifactfs.registry.sql import SQLRegistry\n"
+        "import sys; from artifactfs.collector import _token; from artifactfs.registry.sql import SQLRegistry\n"
         "from artifactfs.registry.collection import Lease\n"
         "assert SQLRegistry(sys.argv[1]).collection.take(_token(), 'the dead', after=Lease())"
     )
@@ -493,15 +503,6 @@ def test_a_collection_that_was_stopped_for_long_deletes_nothing_once_another_has
     with pytest.raises(Conflict, match="taken over by"):
         collect(place.repository)
     assert stored(place.repository) == before
-
-
-def test_a_repository_of_a_server_is_collected_by_the_server(place):
-    class Far:
-        location = "https://example.org"
-        registry = object()
-
-    with pytest.raises(InvalidInput, match="which the server collects"):
-        collect(Far())
 
 
 # -- memory --------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from stepping import killed_at_every_step
 
-from artifactfs.collect import collect, collect_project
+from artifactfs.collect import collect
+from artifactfs.collector import collect_project
 from artifactfs.content.pack import index_key, pack_key
 from artifactfs.draft import Draft
 from artifactfs.registry.sql import SQLRegistry

@@ -29,7 +29,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from artifactfs import repository as repositories
-from artifactfs.collect import _Collector, collect, collect_project
+from artifactfs.collect import collect
+from artifactfs.collector import _Collector, collect_project
 from artifactfs.content import pack as packs
 from artifactfs.content import writer as writers
 from artifactfs.content.pack import index_key, pack_key
