@@ -74,6 +74,7 @@ _LIVING: Final = (
     select(version.c.id, artifact.c.name, version.c.number, version.c.digest)
     .join_from(version, artifact, artifact.c.id == version.c.artifact)
     .where(artifact.c.project == bindparam("of"), version.c.deleted.is_(None))
+    .order_by(artifact.c.name, version.c.number)
 )
 _KEPT: Final = (
     select(version.c.id, artifact.c.name, version.c.number, version.c.digest)
