@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +30,8 @@ from artifactfs.building import (
     shortened,
 )
 from artifactfs.content.writer import ContentWriter, FileContent
-from artifactfs.errors import Access, Conflict, InvalidInput, NotFound, Unavailable, translate_os
+from artifactfs.errors import Access, Conflict, Integrity, InvalidInput, NotFound, Unavailable, translate_os
+from artifactfs.marking import missing_of
 from artifactfs.model.names import (
     LATEST,
     check_alias,
@@ -69,7 +70,8 @@ class Draft:
     """Collects what a version shall hold, then commits it.
 
     ``repository`` None: it is said with the commit. ``base``: the digest of a tree of ``repository`` to start from.
-    ``incremental``: it goes over what is `latest` when it is committed.
+    ``versions``: those (artifact, number) that ``base`` is of, which are kept while the draft is stored. ``incremental``: it goes over
+    what is `latest` when it is committed.
     """
 
     def __init__(
@@ -78,12 +80,15 @@ class Draft:
         *,
         follow_links: bool = False,
         base: bytes | None = None,
+        versions: Collection[tuple[str, int]] = (),
         incremental: bool = False,
         words: Words = COMMAND_LINE,
     ) -> None:
         self._repository = repository
         self._follow = follow_links
         self._incremental = incremental
+        self._versions = tuple(versions)
+        self._base = base
         self._words = words
         self._plan = Plan(repository.trees if repository is not None else None, base)
         self._directories: list[Path] = []  # that were added: the repository may lie in none of them
@@ -294,8 +299,9 @@ class Draft:
         destination = self._destination(repository)
         self._check_type(destination, name, type)
         for attempt in range(COMMIT_ATTEMPTS):
-            base = self._rebase(destination, name) if self._incremental else None
             with destination.writing("put") as writing:
+                # What is found alive under the Session stays until it ends.
+                base = self._rebase(destination, name) if self._incremental else None
                 if writing.room is not None:
                     writing.room.logical(self.measure()[1], new=lambda: self._is_new(destination, name))
                 root = self._store(writing, progress)
@@ -361,6 +367,8 @@ class Draft:
         return latest.number if latest is not None else NO_VERSION
 
     def _store(self, writing: Writing, progress: Callable[[Progress], None] | None) -> TreeSummary:
+        if self._versions:
+            self._keep_base(writing)
         writer = writing.writer
         builder = self._builder(writer)
         if progress is not None:
@@ -368,6 +376,15 @@ class Draft:
         root = self._build(builder)
         self.stats.files = builder.files
         return root
+
+    def _keep_base(self, writing: Writing) -> None:
+        """Have what the draft begins with stay until it is committed. Conflict when some of it is gone already."""
+        try:
+            writing.keep(self._versions)
+        except Conflict:
+            # Deleted: what no collection has condemned yet can be had back.
+            if self._base is None or self._repository is None or not _is_held(self._repository, self._base):
+                raise
 
     def _builder(self, storing: Storing) -> Builder:
         return Builder(storing, follow_links=self._follow, words=self._words, trees=self._plan.trees, nodes=self._nodes)
@@ -384,6 +401,13 @@ class Draft:
         stats.bytes_stored = writer.bytes_stored
         stats.chunks_new = writer.chunks_new
         stats.chunks_known = writer.chunks_known
+
+
+def _is_held(repository: Repository, tree: bytes) -> bool:
+    try:
+        return missing_of(repository.reader, repository.registry, "the version", tree) == 0
+    except Integrity:
+        return False
 
 
 def _latest(repository: Repository, name: str) -> int:

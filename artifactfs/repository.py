@@ -39,6 +39,7 @@ from artifactfs.model.retention import Tombstone, Usage, full, over_quota
 from artifactfs.model.tree import Entry, FileEntry, Found, RefEntry, Trees, TreeSummary
 from artifactfs.placing import Ground, open_stores
 from artifactfs.registry.contract import Registry
+from artifactfs.registry.deletion import this_user
 from artifactfs.registry.sql import SQLRegistry
 
 if TYPE_CHECKING:
@@ -500,6 +501,24 @@ class Writing:
                 draft=draft,
             )
         )
+
+    def keep(self, versions: Collection[tuple[str, int]]) -> None:
+        """Keep versions (artifact, number) that what is written builds on without storing it anew. Conflict when one was deleted."""
+        held: dict[int, str] = {}
+        lost: list[str] = []
+        retention = self._registry.retention
+        for name, number in versions:
+            # A mount keeps the version that its staging is based on, also when it was deleted.
+            version = self._registry.version(name, number) or retention.tombstone(name, number)
+            if version is None:
+                lost.append(f"{name}:v{number}")
+            else:
+                held[version.id] = f"{name}:v{number}"
+        gone = set(retention.hold(self._session, {each: f"what {this_user()} is storing" for each in held}))
+        lost += [name for identity, name in held.items() if identity in gone]
+        if lost:
+            names = ", ".join(lost)
+            raise Conflict(f"{names} was deleted, so nothing can be built on it any more; begin with another version")
 
     def add_part(self, artifact: str, draft: str, root: TreeSummary) -> None:
         """Make everything written durable, then record its tree as a part of a draft (:meth:`Registry.add_part`)."""

@@ -75,6 +75,13 @@ if TYPE_CHECKING:
     help="How often retention rules are applied: 30m, 12h, 1d, or never.",
 )
 @click.option(
+    "--gc-interval",
+    default="1d",
+    show_default=True,
+    metavar="SPAN",
+    help="How often the garbage of all projects is collected: 12h, 1d, 7d, or never.",
+)
+@click.option(
     "--scrub-days",
     type=click.FloatRange(0, 3650),
     default=30,
@@ -108,6 +115,7 @@ def serve_command(
     no_signed_urls: bool,
     graceful: int,
     upkeep_interval: str,
+    gc_interval: str,
     scrub_days: float,
     scrub_rate: str,
     no_access_log: bool,
@@ -151,9 +159,8 @@ def serve_command(
         raise InvalidInput(
             f"serve needs a repository in a directory, not {location}; give one: artifactfs --repository DIR serve"
         )
-    upkeep = 0 if upkeep_interval == "never" else read_span(upkeep_interval)
-    if upkeep is None:
-        raise InvalidInput(f"not a span of time: {upkeep_interval!r}; give --upkeep-interval as 30m, 12h, 1d, or never")
+    upkeep = _interval("--upkeep-interval", upkeep_interval)
+    collecting = _interval("--gc-interval", gc_interval)
     loopback = is_loopback(host)
     if allow_unauthenticated and require_tokens:
         raise InvalidInput("--allow-unauthenticated and --require-tokens exclude each other; give one of them")
@@ -224,12 +231,21 @@ def serve_command(
             try:
                 if scrub_days:
                     scrubbing.start()
+                if collecting:
+                    app.state.service.collections.schedule(collecting, log)
                 Serving(app, listener, graceful=graceful, certificate=certificate).run(tell)
             finally:
                 scrubbing.stop()
         finally:
             log.close()
             stores.close()
+
+
+def _interval(option: str, words: str) -> float:
+    seconds = 0 if words == "never" else read_span(words)
+    if seconds is None:
+        raise InvalidInput(f"not a span of time: {words!r}; give {option} as 30m, 12h, 1d, or never")
+    return seconds
 
 
 def _registry_of(repository: Repository) -> SQLRegistry:

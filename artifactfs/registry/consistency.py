@@ -14,6 +14,7 @@ from artifactfs.model.digest import DIGEST_SIZE
 from artifactfs.model.names import LATEST
 from artifactfs.registry.schema import (
     EVERY_ARTIFACT,
+    PACK_GONE,
     alias,
     artifact,
     chunk,
@@ -142,6 +143,7 @@ RULES: Final = (
             | (chunk.c.length <= 0)
             | (chunk.c.offset + chunk.c.length > pack.c.size)
             | (func.length(chunk.c.digest) != DIGEST_SIZE)
+            | (pack.c.state == PACK_GONE)
         ),
         lambda row: f"the chunk {_hexadecimal(row[0])} does not lie in its pack {row[1]}",
     ),

@@ -36,7 +36,8 @@ from artifactfs.model.retention import Begun, Permissions
 from artifactfs.registry import checks, drafts, edits, notes, quotas, sealed, search, sessions, versions
 from artifactfs.registry import commit as commits
 from artifactfs.registry import runs as lineage
-from artifactfs.registry.chunks import ChunkIndex, check_pack
+from artifactfs.registry.chunks import ChunkIndex, being_deleted, check_pack
+from artifactfs.registry.collection import CollectionTable
 from artifactfs.registry.consistency import breaches
 from artifactfs.registry.database import BUSY_SECONDS, CHECK_SECONDS, Database
 from artifactfs.registry.retention import SQLRetention
@@ -47,6 +48,9 @@ from artifactfs.sealing import key_id
 
 LOOK_SECONDS: Final = 0.25
 """How often a waiting :meth:`SQLRegistry.changed` looks."""
+EXPECT_SECONDS: Final = 10.0
+"""How long who stores a pack waits for a collection that is deleting one of the same name."""
+_EXPECT_LOOK: Final = 0.05
 
 _FIND_PROJECT: Final = select(project.c.id).where(project.c.name == bindparam("called"))
 _PROJECTS: Final = select(project.c.name).order_by(project.c.name)
@@ -114,6 +118,11 @@ class SQLRegistry:
     def retention(self) -> SQLRetention:
         """What may be deleted, what was, and how much there may be."""
         return SQLRetention(self._name, self._database, self._reading, self._writing, self._raise_revision, self._now)
+
+    @property
+    def collection(self) -> CollectionTable:
+        """What collecting garbage asks and changes."""
+        return CollectionTable(self._database, self._chunks, self._reading, self._writing, self._now)
 
     def of_project(self, name: str) -> SQLRegistry:
         """The registry of another project of this database, on the same connections: closing one closes all. Costs nothing."""
@@ -234,8 +243,19 @@ class SQLRegistry:
         with self._writing(durable=False) as (connection, number):
             sessions.require_session(connection, number, session, now=self._now())
             before = quotas.stored_before(connection, number)
-            self._chunks.add(connection, number, rows)
+            self._chunks.add(connection, number, rows, session=session)
             quotas.require_stored(connection, number, before)
+
+    def expect_pack(self, digest: str, size: int) -> None:
+        """Say that a pack is about to be published. Waits while a collection deletes one of this name; then Unavailable."""
+        end = time.monotonic() + EXPECT_SECONDS
+        while True:
+            with self._writing(durable=False) as (connection, number):
+                if self._chunks.expect(connection, number, digest, size):
+                    return
+            if time.monotonic() > end:
+                raise being_deleted(digest)
+            time.sleep(_EXPECT_LOOK)
 
     def packs(self) -> list[tuple[str, int]]:
         """Every pack of the project, sorted by digest: digest and size in bytes."""
