@@ -82,8 +82,8 @@ def encrypt_in(context: Context, url: str, key_file: Path | None) -> str:
 def rekey_command(context: Context, new_key_file: Path | None, registry: str | None) -> None:
     """Exchange the key of an encrypted project, all or nothing; what is stored is not written anew.
 
-    Runs where the registry is, or in a server's database (--registry), with the present key at hand. The old key then opens nothing but
-    backups of the registry that were made before. A server takes the new key up once it is where the old one was.
+    Runs where the registry is, or in a server's database (--registry), with the present key at hand. The old key then opens nothing
+    but backups of the registry that were made before. A server takes the new key up once it is where the old one was.
 
     \b
     Example:

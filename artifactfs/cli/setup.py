@@ -43,8 +43,8 @@ def init_command(
     Without DIR, where --repository, ARTIFACTFS_REPOSITORY, the configuration file or the default say. The default repository is also
     made by the first put or mount.
 
-    With --encrypt what the project stores is encrypted (help encryption). Each project has its own key, or none. With --registry too it
-    is a project of the database of servers, and no directory is made.
+    With --encrypt what the project stores is encrypted (help encryption). Each project has its own key, or none. With --registry too
+    it is a project of the database of servers, and no directory is made.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""What every registry of encrypted projects in SQL must do: data keys are stored wrapped, given out bare, and wrapped anew all or none.
+"""What every registry of encrypted projects must do: data keys are stored wrapped, given out bare, and wrapped anew all or none.
 
 A kind's test module subclasses :class:`SealedConformance` and provides the fixture ``open_registry``: a function that opens one more
 client (keywords ``project``, ``key``) of the same, at first empty, registry, on connections of its own.
