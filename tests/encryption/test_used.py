@@ -95,6 +95,18 @@ def test_fsspec_without_the_key(server, files):
         file.read()
 
 
+def test_what_was_announced_is_fetched_ahead_and_opened(server, files, tmp_path):
+    server.cli("--project", "sealed", "put", "ward", files)
+    options = {"repository": server.url, "project": "sealed", "cache_dir": str(tmp_path / "cache")}
+    url = "artifactfs://ward:v0/noise.bin"
+    artifactfs.prefetch([url], **options)
+    try:
+        with fsspec.open(url, **options) as file:
+            assert file.read() == NOISE
+    finally:
+        artifactfs.prefetch([])
+
+
 def test_copies_to_and_from_a_server_are_sealed_where_the_project_is(server, files, home, tmp_path):
     user = Cli(home)
     user.env["ARTIFACTFS_REPOSITORY"] = str(home / "own")
