@@ -355,6 +355,9 @@ class PackIndex(Protocol):
     def locate(self, digests: Collection[bytes]) -> dict[bytes, Location]:
         """As :meth:`Registry.locate`."""
 
+    def check_key(self) -> str:
+        """Find the project's key, and open a data key with it; returns its id, empty when it is not encrypted. Access, Integrity."""
+
     def data_key(self, pack: str) -> bytes:
         """The data key of a pack; empty for one that is not sealed, or not there. Access without the project's key."""
 
