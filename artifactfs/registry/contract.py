@@ -208,7 +208,8 @@ class Registry(Protocol):
         """Record packs that are durable in the Store, all or none. A chunk that is known keeps its first location.
 
         Of an encrypted project each has its data key (``PackRow.key``), stored wrapped, of another one none; else InvalidInput.
-        Durable when it returns only after the next :meth:`commit` (SQLite: one fsync a commit, not one a pack).
+        Durable when it returns only after the next :meth:`commit` (SQLite: one fsync a commit, not one a pack), or at once where
+        clients go on after a crash of what keeps it (PostgreSQL).
         """
 
     def expect_pack(self, digest: str, size: int) -> None:
