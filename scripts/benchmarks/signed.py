@@ -16,8 +16,7 @@ from benchmarks.programs import awaited, running
 from benchmarks.results import Fact, Result, Row
 from benchmarks.workbench import Workbench, processor_of, say
 
-CLIENTS = (1, 8, 32)
-FILES = max(CLIENTS)
+FILES = 32
 DIRECT, SERVER = "direct", "server"
 WAYS = {SERVER: "through the server", DIRECT: "by signed URLs"}
 _READER = Path(bucket_reader.__file__)
@@ -62,7 +61,7 @@ def signed_urls(bench: Workbench) -> Iterator[Result]:
         say(f"putting {source.name}")
         cache = bench.empty("filling")
         bench.run(bench.artifactfs("--repository", server.url, "--cache-dir", cache, "put", source.name, source))
-        for count in CLIENTS:
+        for count in bench.sizes.clients:
             yield from _by(bench, server, source, count)
 
 

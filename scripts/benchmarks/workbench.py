@@ -43,6 +43,7 @@ class Sizes:
     flat: int  # small files in one directory, that rclone reads as well
     many: int  # artifacts
     versions: int  # that are searched by their metadata
+    clients: tuple[int, ...]  # at once, that share the files of a version
     grown: tuple[int, ...]  # versions that upkeep goes through
     needed: int  # bytes of disk
 
@@ -62,6 +63,7 @@ FULL = Sizes(
     flat=2000,
     many=300,
     versions=100_000,
+    clients=(1, 8, 32),
     grown=(10, 100, 1000),
     needed=16 << 30,
 )
@@ -80,6 +82,7 @@ QUICK = Sizes(
     flat=40,
     many=20,
     versions=1000,
+    clients=(1, 3),
     grown=(2, 20),
     needed=512 << 20,
 )

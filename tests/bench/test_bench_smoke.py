@@ -16,9 +16,9 @@ SECONDS = 240
 QUERIES = ("best", "all", "one", "none", "contains", "few", "few-of-two", "created", "rare-word")
 KINDS = ("incompressible", "compressible")
 REGISTRY = ("commit", "missing", "add-packs")
-CLIENTS = (1, 8, 32)
+CLIENTS = (1, 3)
 GROWN = (2, 20)
-SPLIT = (12 << 20) // 4 // 32 * 32  # bytes of the files that clients share
+SPLIT = 3 << 20  # bytes of the files that clients share
 ROWS = {
     "find-directories/fresh": 4,
     "find-directories/again": 1.5,
