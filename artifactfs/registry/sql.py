@@ -251,7 +251,7 @@ class SQLRegistry:
         """Say that a pack is about to be published. Waits while a collection deletes one of this name; then Unavailable."""
         end = time.monotonic() + EXPECT_SECONDS
         while True:
-            with self._writing(durable=False) as (connection, number):
+            with self._writing(durable=self._database.outlived) as (connection, number):
                 if self._chunks.expect(connection, number, digest, size):
                     return
             if time.monotonic() > end:
