@@ -314,7 +314,10 @@ def _name(
     try:
         for version in all_versions(repository) if versions is None else versions:
             checked.versions += 1
-            checked.hits += walk.version(version)
+            hits = walk.version(version)
+            if hits and repository.registry.version(version.artifact, version.number) is None:
+                continue  # it was deleted, and perhaps collected, since it was listed
+            checked.hits += hits
     except Integrity as error:
         checked.registry = list(dict.fromkeys([*checked.registry, str(error)]))
     checked.files = walk.files
@@ -408,11 +411,14 @@ def repair(
     require_key(index)
     result = Repaired()
     _require_store(repository, index)
-    for pack, size in _damaged_packs(repository, index, pace, result, progress):
-        mended = mend_pack(repository.store, index, pack, size, pace)
-        if mended is not None:
-            lost = f", {_number(mended.lost, 'is lost', 'are lost')}" if mended.lost else ""
-            result.done.append(f"pack {pack}: {mended.done}{lost}")
+    damaged = _damaged_packs(repository, index, pace, result, progress)
+    # Under a Session, so that no collection deletes a pack that is written, or was found, before it is recorded.
+    with repository.writing("repair"):
+        for pack, size in damaged:
+            mended = mend_pack(repository.store, index, pack, size, pace)
+            if mended is not None:
+                lost = f", {_number(mended.lost, 'is lost', 'are lost')}" if mended.lost else ""
+                result.done.append(f"pack {pack}: {mended.done}{lost}")
     result.done += [
         f"pack {pack}: nothing names it and its bytes are wrong, so it was set aside"
         for pack in set_aside_wrong(repository.store, index, pace)
@@ -480,7 +486,8 @@ def _restore(
 ) -> int:
     """Look for chunks and nodes wherever they may be. Returns how many were found."""
     index = index_of(repository)
-    there = adopt(repository.store, index, lost, pace)
+    with repository.writing("repair"):
+        there = adopt(repository.store, index, lost, pace)
     if there:
         result.done.append(
             _number(

@@ -25,7 +25,7 @@ from artifactfs.content.pack import PackUpload, bare, index_key, pack_key, rebui
 from artifactfs.content.reader import ContentReader
 from artifactfs.content.store import Store
 from artifactfs.content.stored import StoredSource, opened
-from artifactfs.errors import ArtifactFSError, Conflict, Integrity, NoSpace, NotFound
+from artifactfs.errors import ArtifactFSError, Conflict, Integrity, InvalidInput, NoSpace, NotFound
 from artifactfs.marking import Marked, mark
 from artifactfs.model.collecting import Collected, Waiting
 from artifactfs.model.digest import DATA, kind_of_flags
@@ -77,9 +77,13 @@ def collect_project(
     ``wait``: seconds to wait for sessions that began before something was condemned.
     ``directory``: for what does not fit into memory. ``lease_seconds``: silence of another collection that ends its lease.
 
-    Raises Conflict (somebody else collects: says who), Integrity (a version cannot be read: nothing is deleted), NoSpace, Unavailable;
-    and what ``progress`` raises.
+    Raises InvalidInput (the packs here are another registry's), Conflict (somebody else collects: says who), Integrity (a version
+    cannot be read: nothing is deleted), NoSpace, Unavailable; and what ``progress`` raises.
     """
+    if other := registry.other_registry():
+        raise InvalidInput(
+            f"the packs beside {registry} are those of {other}, which a server serves; ask that: artifactfs --repository URL gc"
+        )
     collector = _Collector(registry, store, directory, progress or _silent)
     try:
         if dry_run:

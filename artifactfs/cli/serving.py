@@ -181,6 +181,7 @@ def serve_command(
     with closing(listen(host, port)) as listener, ExitStack() as stack:
         repository = stack.enter_context(context.open(create=True))
         own, where = _registry_of(repository), repository.location
+        beside_own = own
         beside: Path | None = repository.disk / STORE
         make = f"artifactfs --repository {where} token create"
         if registry is not None:
@@ -198,6 +199,8 @@ def serve_command(
         else:
             stores = open_stores(own, ground)
             stores.check()
+        if own is not beside_own and stores.local:
+            beside_own.record_other_registry(where)
         if require_tokens and not loopback and not own.tokens.exist():
             raise Access(
                 f"{host} can be reached from other machines, and there is no token yet, so that nobody could come in; make the first: "

@@ -108,6 +108,14 @@ _PACKS: Final = (
     .where(pack.c.project == bindparam("project"), pack.c.state == PACK_ALIVE)
     .order_by(pack.c.digest)
 )
+_ALIVE: Final = select(pack.c.id).where(
+    pack.c.project == bindparam("project"), pack.c.digest == bindparam("digest"), pack.c.state == PACK_ALIVE
+)
+_KEYED: Final = select(pack.c.id).where(
+    pack.c.project == bindparam("project"),
+    pack.c.digest == bindparam("digest"),
+    (pack.c.state == PACK_ALIVE) | pack.c.wrapped_key.is_not(None),
+)
 _RECORD: Final = (
     update(pack)
     .where(pack.c.id == bindparam("number"))
@@ -299,10 +307,16 @@ class ChunkIndex:
         with self._database.reading() as connection:
             return [(digest, size) for digest, size in connection.execute(_PACKS, {"project": project})]
 
+    def has(self, project: int, digest: str) -> bool:
+        """Whether a pack is among :meth:`packs`."""
+        with self._database.reading() as connection:
+            return connection.execute(_ALIVE, {"project": project, "digest": digest}).first() is not None
+
     def data_key(self, project: int, digest: str) -> bytes:
         """The data key of a pack; empty for one that is not sealed, or not there. Access, Integrity."""
         with self._database.reading() as connection:
-            numbers = set(connection.execute(_NUMBERS, {"project": project, "names": [digest]}).scalars())
+            # Of an object that a collection found, or that was said to come, no key is known.
+            numbers = set(connection.execute(_KEYED, {"project": project, "digest": digest}).scalars())
             return next((self._pack_names(connection, numbers)[number][1] for number in numbers), b"")
 
     def rows_of(self, project: int, digest: str) -> tuple[ChunkRow, ...]:

@@ -362,6 +362,9 @@ class PackIndex(Protocol):
     def data_key(self, pack: str) -> bytes:
         """The data key of a pack; empty for one that is not sealed, or not there. Access without the project's key."""
 
+    def has_pack(self, pack: str) -> bool:
+        """Whether a pack is among :meth:`packs`: a collection may have condemned it meanwhile."""
+
     def pack_rows(self, pack: str) -> tuple[ChunkRow, ...]:
         """The chunks that lie in a pack as far as the index tells, in order of offset. Reads the whole index: 1 s a million chunks."""
 

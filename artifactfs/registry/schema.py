@@ -35,6 +35,8 @@ FORMAT: Final = 3
 FORMAT_KEY: Final = "format"
 # Key in `meta` of the bucket that the packs are in; absent or empty: they are beside the registry. Since format 3.
 STORE_KEY: Final = "store"
+# Key in `meta` of the registry, another one, whose packs lie beside this one; absent: they are this one's. Since format 3.
+OTHER_KEY: Final = "registry"
 
 # SQLite numbers rows by itself only in a column that is INTEGER to the letter; there it has 64 bits anyway.
 _IDENTIFIER: Final = BigInteger().with_variant(Integer(), "sqlite")

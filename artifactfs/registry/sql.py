@@ -41,7 +41,7 @@ from artifactfs.registry.collection import CollectionTable
 from artifactfs.registry.consistency import breaches
 from artifactfs.registry.database import BUSY_SECONDS, CHECK_SECONDS, Database
 from artifactfs.registry.retention import SQLRetention
-from artifactfs.registry.schema import STORE_KEY, meta, project
+from artifactfs.registry.schema import OTHER_KEY, STORE_KEY, meta, project
 from artifactfs.registry.sqlite import SQLiteDatabase
 from artifactfs.registry.tokens import TokenTable
 from artifactfs.sealing import key_id
@@ -61,7 +61,7 @@ _RAISE_REVISION: Final = (
     .where(project.c.id == bindparam("of"))
     .values(revision=case((project.c.revision >= bindparam("now"), project.c.revision + 1), else_=bindparam("now")))
 )
-_STORE: Final = select(meta.c.value).where(meta.c.key == STORE_KEY)
+_STATED: Final = select(meta.c.value).where(meta.c.key == bindparam("called"))
 _NO_PROJECT: Final = 0  # identifiers begin at 1
 
 
@@ -273,14 +273,28 @@ class SQLRegistry:
 
     def store_url(self) -> str:
         """The bucket that the packs of all projects are in; empty: they are beside the registry."""
-        with self._database.reading() as connection:
-            return connection.execute(_STORE).scalar_one_or_none() or ""
+        return self._stated(STORE_KEY)
 
     def record_store(self, url: str) -> None:
         """Remember where the packs of all projects are."""
+        self._state(STORE_KEY, url)
+
+    def other_registry(self) -> str:
+        """The registry, in words, whose packs lie beside this one; empty: they are this one's."""
+        return self._stated(OTHER_KEY)
+
+    def record_other_registry(self, words: str) -> None:
+        """Remember that the packs beside this registry are another one's, so that nobody takes them for garbage."""
+        self._state(OTHER_KEY, words)
+
+    def _stated(self, key: str) -> str:
+        with self._database.reading() as connection:
+            return connection.execute(_STATED, {"called": key}).scalar_one_or_none() or ""
+
+    def _state(self, key: str, value: str) -> None:
         with self._database.writing(durable=True) as connection:
-            connection.execute(meta.delete().where(meta.c.key == STORE_KEY))
-            connection.execute(meta.insert().values(key=STORE_KEY, value=url))
+            connection.execute(meta.delete().where(meta.c.key == key))
+            connection.execute(meta.insert().values(key=key, value=value))
 
     def pack_totals(self) -> tuple[int, int]:
         """How many packs all projects of this database hold, and how many bytes these have."""
@@ -474,6 +488,10 @@ class SQLRegistry:
     def data_key(self, pack: str) -> bytes:
         """The data key of a pack; empty for one that is not sealed, or not there. Access without the project's key."""
         return self._chunks.data_key(self._number or self._find_project(), pack)
+
+    def has_pack(self, pack: str) -> bool:
+        """Whether a pack is among :meth:`packs`."""
+        return self._chunks.has(self._number or self._find_project(), pack)
 
     def pack_rows(self, pack: str) -> tuple[ChunkRow, ...]:
         """The chunks that lie in a pack as far as the index tells, in order of offset. Reads the whole index."""

@@ -220,7 +220,13 @@ class _Scrub:
 
         walk = Walk(trees, reader, judge, list_of)
         walk.step = lambda: pace.take(0)
-        hits = (hit for version in self._versions() for hit in walk.version(version))
+        # One that was deleted, and perhaps collected, since it was listed is not damaged.
+        hits = (
+            hit
+            for version in self._versions()
+            for hit in walk.version(version)
+            if self._index.version(version.artifact, version.number) is not None
+        )
         told: list[Hit] = list(islice(hits, NAMED + 1))
         for hit in told[:NAMED]:
             place = f"{self._index.project}/{hit.version}/{hit.path.lstrip('/')}"

@@ -14,6 +14,7 @@ from artifactfs.model.records import PackRow
 from artifactfs.model.retention import Permissions
 from artifactfs.registry import sql
 from artifactfs.registry.collection import PACK_ALIVE, PACK_CONDEMNED, Lease, Pack
+from artifactfs.registry.postgresql import PostgresDatabase
 from artifactfs.registry.sql import SQLRegistry
 from tests.conformance.packs import chunk, packed
 from tests.conformance.registry import NAME, Clock, commit
@@ -24,9 +25,12 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def registry(tmp_path: Path, clock: Clock) -> Iterator[SQLRegistry]:
-    opened = SQLRegistry(tmp_path / "registry.db", create=True, clock=clock)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[SQLRegistry]:
+    if request.param == "sqlite":
+        opened = SQLRegistry(tmp_path / "registry.db", create=True, clock=clock)
+    else:
+        opened = SQLRegistry(PostgresDatabase(request.getfixturevalue("postgres_url")), clock=clock)
     yield opened
     opened.close()
 

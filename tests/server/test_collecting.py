@@ -15,6 +15,7 @@ from artifactfs.errors import Conflict, NotFound
 from artifactfs.remote import wire
 from artifactfs.repository import Repository
 from artifactfs.server import garbage
+from artifactfs.server.log import Log
 from tests.conftest import eventually
 from tests.server.conftest import Served
 
@@ -101,12 +102,14 @@ def test_a_server_that_stops_lets_a_collection_go(served, client):
 def test_projects_are_collected_on_a_schedule(served, client, tmp_path):
     put(client, tmp_path, "one")
     client.registry.delete("data", 0)
-    outcomes: list[tuple[str, str]] = []
-    served.service.collections.schedule(0.1, lambda *words: outcomes.append(words))
-    eventually(lambda: outcomes)
-    assert outcomes[0][0] == "default"
-    assert outcomes[0][1].startswith("2 packs deleted, ")
+    lines: list[str] = []
+    log = Log(lines.append)
+    served.service.collections.schedule(0.1, log)
+    eventually(lambda: lines)
+    assert "garbage of default: 2 packs deleted, " in lines[0]
     assert size(served) == 0
+    log.close()
+    assert len(lines) == 1  # of what did nothing nothing is said
 
 
 def test_a_pack_is_expected_before_it_is_published(served, client, tmp_path, monkeypatch):
