@@ -31,7 +31,8 @@ def test_what_staging_builds_on_stays_when_it_is_deleted_and_collected(unmounted
 
         eventually(kept)
         opened = os.open(mounted.root / "data/v0/open.txt", os.O_RDONLY)
-        repository.registry.delete("data", 0)
+        assert "data:v0 is in use (staging at " in mounted.refuses("delete", "data:v0")
+        mounted("delete", "data:v0", "--in-use")
         mounted("gc")
         assert alive() == ["data:v1", "data:v0 (deleted, but in use)"]
         assert os.read(opened, 10) == b"open"

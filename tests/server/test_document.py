@@ -223,12 +223,6 @@ def test_answers_are_as_the_document_says(served, document):
         ("post", "/nodes", "/nodes", wire.NodesWanted([chunk("a")], 100)),
         ("post", "/path", "/path", wire.PathWanted(digest("a"), "x/y")),
         ("put", "/sessions/{session}", f"/sessions/{session}", wire.SessionLife(60)),
-        (
-            "put",
-            "/sessions/{session}/versions",
-            f"/sessions/{session}/versions",
-            wire.VersionNumbers([("bike-dataset", 0), ("absent", 1)]),
-        ),
         ("post", "/collection", "/collection", wire.CollectionWanted(dry_run=True)),
         ("get", "/collection", "/collection", None),
         ("delete", "/sessions/{session}", f"/sessions/{session}", None),
