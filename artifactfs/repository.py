@@ -153,6 +153,39 @@ class Repository:
         )
 
     @classmethod
+    def over(
+        cls,
+        registry: SQLRegistry,
+        *,
+        beside: Path | None,
+        disk: Path,
+        credentials: Credentials,
+        seconds: float = SECONDS,
+    ) -> Repository:
+        """The repository of a registry that is open already, as a database's is; both are closed with it, also when this raises.
+
+        ``beside``: the directory of its packs, when the registry names no bucket; ``disk``: one for what is written down.
+        The Store is asked once whether it is there. References into other projects are not followed. Raises InvalidInput without a
+        place of packs, NotFound, Access, Unavailable.
+        """
+        try:
+            stores = open_stores(registry, Ground(beside, disk, seconds))
+            stores.check()
+            store = stores.of_project(registry.project)
+        except BaseException:
+            registry.close()
+            raise
+        return cls(
+            str(registry),
+            registry=registry,
+            store=store,
+            source=StoredSource(store, registry),
+            disk=disk,
+            seconds=seconds,
+            credentials=credentials,
+        )
+
+    @classmethod
     def _open_remote(
         cls, url: str, project: str, cache: CacheSettings, seconds: float, credentials: Credentials
     ) -> Repository:

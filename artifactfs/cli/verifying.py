@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,6 +35,13 @@ if TYPE_CHECKING:
     "--from", "sources", metavar="REPOSITORY", multiple=True, help="With --repair: take lost bytes from here too."
 )
 @click.option("--references", is_flag=True, help="Ask the sources of references, instead of reading what is stored.")
+@click.option(
+    "--registry",
+    metavar="URL",
+    envvar="ARTIFACTFS_REGISTRY",
+    show_envvar=True,
+    help="Verify this PostgreSQL database and the packs that it names, without a server.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def verify_command(
@@ -44,6 +54,7 @@ def verify_command(
     repair: bool,
     sources: tuple[str, ...],
     references: bool,
+    registry: str | None,
     as_json: bool,
 ) -> None:
     """Read everything and check it; names each damaged file. Without ADDRESS, every version, every pack and the registry.
@@ -51,7 +62,8 @@ def verify_command(
     With --quick no content is read. With --repair what is damaged is mended: sound chunks are moved out of damaged packs, the chunk
     index is corrected from packs, and lost chunks are taken from other packs, the cache, the repositories of --from and the sources of
     references; what cannot be had stays listed. Of a server's repository versions are read as any client reads them; --quick,
-    --resume, --rate and --repair are for the machine that has the directory.
+    --resume, --rate and --repair are for the machine that has the directory, or, --quick and --rate, for who has
+    the database (--registry) and the store.
 
     With --references the source of each reference is asked whether it still has what was recorded: of one that tells size and etag or
     version nothing is downloaded.
@@ -66,6 +78,7 @@ def verify_command(
       artifactfs verify --rate 200MB --resume
       artifactfs verify --repair --from /backup/artifacts
       artifactfs verify --references bike-dataset:latest
+      artifactfs verify --registry postgresql://artifactfs@db.example.com/artifactfs
     """
     context = ctx.ensure_object(Context)
     if address is not None and address.path:
@@ -74,6 +87,14 @@ def verify_command(
     if sources and not repair:
         raise InvalidInput("--from says where --repair may take lost bytes from; give --repair too")
     limit = _rate(rate)
+    if registry is not None:
+        for word, given in (("--repair", repair), ("--resume", resume), ("--references", references)):
+            if given:
+                raise InvalidInput(f"{word} is not for a database (--registry); leave it out, or leave out --registry")
+        with _in_database(context, registry, address) as repository:
+            versions = None if address is None else _chosen(repository, address)
+            sound = _at_hand(repository, versions, _pace(limit), quick=quick, resume=None, as_json=as_json)
+        ctx.exit(0 if sound else 1)
     if repair:
         ctx.exit(0 if _repair(context, sources, _pace(limit), as_json=as_json) else 1)
     with context.open(project=address.project if address is not None else None) as repository:
@@ -134,15 +155,36 @@ def _is_server(repository: Repository) -> bool:
     return is_url(repository.location)
 
 
+@contextmanager
+def _in_database(context: Context, url: str, address: Address | None) -> Iterator[Repository]:
+    """The repository whose registry is in a database. Nothing is made there, and nothing stays on this machine."""
+    from artifactfs.directory import STORE
+    from artifactfs.keys import ProjectKeys
+    from artifactfs.registry.opening import check_database, open_registry
+    from artifactfs.repository import Repository
+
+    settings = context.settings
+    project = settings.project if address is None or address.project is None else address.project
+    apart = settings.repository_is_default or "://" in settings.repository
+    beside = None if apart else Path(settings.repository) / STORE
+    with TemporaryDirectory(prefix="artifactfs-verify-") as disk:
+        registry = open_registry(check_database(url), project=project, keys=ProjectKeys(settings.credentials))
+        with Repository.over(
+            registry, beside=beside, disk=Path(disk), credentials=settings.credentials, seconds=settings.seconds
+        ) as repository:
+            yield repository
+
+
 def _at_hand(
     repository: Repository,
     versions: list[VersionRecord] | None,
     pace: Pace,
     *,
     quick: bool,
-    resume: bool,
+    resume: bool | None,
     as_json: bool,
 ) -> bool:
+    """Verify what is at hand. ``resume`` None: what was interrupted cannot be gone on with."""
     from artifactfs.checkup import check_versions, check_whole
 
     total = _bytes_of_packs(repository) if versions is None and not quick else None
@@ -153,11 +195,11 @@ def _at_hand(
 
         try:
             if versions is None:
-                checked = check_whole(repository, content=not quick, resume=resume, pace=pace, progress=show)
+                checked = check_whole(repository, content=not quick, resume=bool(resume), pace=pace, progress=show)
             else:
                 checked = check_versions(repository, versions, pace=pace, progress=show)
         except KeyboardInterrupt:
-            if versions is None and not quick:
+            if versions is None and not quick and resume is not None:
                 printing.note("interrupted; what was read need not be read again: artifactfs verify --resume")
             raise
     if as_json:
@@ -169,7 +211,11 @@ def _at_hand(
         files = f", {printing.many(checked.files, 'file')}" if checked.files or not quick else ""
         packs = f", {printing.many(checked.packs, 'pack')}" if versions is None else ""
         printing.note(f"{what} {printing.many(checked.versions, 'version')}{files}{packs}{amount}: {_sum(checked)}")
-        if not checked.sound:
+        if not checked.sound and resume is None:
+            printing.note(
+                "copy the packs that are missing or damaged back from a backup of the store, or store the same files once more"
+            )
+        elif not checked.sound:
             printing.note("mend what can be mended with: artifactfs verify --repair; see artifactfs help repair")
     return checked.sound
 
