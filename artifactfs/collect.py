@@ -6,13 +6,18 @@ Used by ``gc``. One thread. What is done stands in :mod:`artifactfs.collector`.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Final
 
 from artifactfs.collector import LEASE_SECONDS, Show, collect_project
+from artifactfs.errors import ArtifactFSError
 from artifactfs.model.collecting import Collected
+from artifactfs.registry.contract import Registry
 from artifactfs.registry.sql import SQLRegistry
-from artifactfs.repository import Repository
+from artifactfs.repository import SESSION_SECONDS, Repository, beat
 
 LOOK_SECONDS: Final = 0.5
 """How often a server is asked how far it is."""
@@ -44,6 +49,35 @@ def collect(
         progress=progress,
         lease_seconds=lease_seconds,
     )
+
+
+@contextmanager
+def holding(registry: Registry, purpose: str) -> Iterator[None]:
+    """Have collections delete nothing meanwhile that is alive when this begins: a Session of each project keeps it.
+
+    Of all projects of a database at hand, of the open one of a server's. What was condemned before may still go: no version that
+    lives has it.
+    """
+    held = (
+        [registry.of_project(name) for name in registry.projects()] if isinstance(registry, SQLRegistry) else [registry]
+    )
+    stop = Event()
+    hearts: list[Thread] = []
+    sessions: list[tuple[Registry, int]] = []
+    try:
+        for each in held:
+            session = each.open_session(purpose, seconds=SESSION_SECONDS)
+            sessions.append((each, session))
+            hearts.append(Thread(target=beat, args=(each, session, stop), name="session-heartbeat", daemon=True))
+            hearts[-1].start()
+        yield
+    finally:
+        stop.set()
+        for heart in hearts:
+            heart.join()
+        for each, session in sessions:
+            with suppress(ArtifactFSError):  # it expires by itself
+                each.close_session(session)
 
 
 def _collect_there(repository: Repository, *, dry_run: bool, wait: float, progress: Show | None) -> Collected:

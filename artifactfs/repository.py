@@ -389,8 +389,8 @@ class Repository:
         begun = self.registry.begin(kind, seconds=SESSION_SECONDS)
         session = begun.session
         stop = Event()
-        beat = Thread(target=self._heartbeat, args=(session, stop), name="session-heartbeat", daemon=True)
-        beat.start()
+        heart = Thread(target=beat, args=(self.registry, session, stop), name="session-heartbeat", daemon=True)
+        heart.start()
         room = Room(self.project, begun.usage) if begun.usage is not None else None
         writer = ContentWriter(
             self.store, self.registry, session=session, admit=room.stored if room is not None else None
@@ -404,21 +404,23 @@ class Repository:
             if not stored:
                 writer.abort()
             stop.set()
-            beat.join()
+            heart.join()
             if stored and lasting:
                 self.registry.renew_session(session, seconds=lasting)
             else:
                 with suppress(ArtifactFSError):  # it expires by itself; what was done stays done
                     self.registry.close_session(session)
 
-    def _heartbeat(self, session: int, stop: Event) -> None:
-        while not stop.wait(HEARTBEAT_SECONDS):
-            try:
-                self.registry.renew_session(session, seconds=SESSION_SECONDS)
-            except Conflict:
-                return  # expired: the commit will say so
-            except ArtifactFSError:
-                continue  # busy or out of reach now: eight more tries before it expires
+
+def beat(registry: Registry, session: int, stop: Event) -> None:
+    """Renew a Session until told to stop, or until it has expired. For a thread of its own."""
+    while not stop.wait(HEARTBEAT_SECONDS):
+        try:
+            registry.renew_session(session, seconds=SESSION_SECONDS)
+        except Conflict:
+            return  # expired: the commit will say so
+        except ArtifactFSError:
+            continue  # busy or out of reach now: eight more tries before it expires
 
 
 class Progress(msgspec.Struct, frozen=True):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from artifactfs.cli import printing
 from artifactfs.cli.context import Context, pass_context
+from artifactfs.errors import InvalidInput
 from artifactfs.model.collecting import Collected
+
+if TYPE_CHECKING:
+    from artifactfs.registry.contract import Registry
+    from artifactfs.repository import Repository
 
 _LINE_SECONDS = 10.0  # between lines that say what is being done
 
@@ -31,8 +40,29 @@ _LINE_SECONDS = 10.0  # between lines that say what is being done
     help="Where lists go that are too long for memory, 64 bytes a chunk. Default: TMPDIR.",
 )
 @click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")
+@click.option(
+    "--hold",
+    is_flag=True,
+    help="Collect nothing: run COMMAND, a backup, and have nobody else delete meanwhile what it copies.",
+)
+@click.option(
+    "--registry",
+    metavar="URL",
+    help="With --hold: the PostgreSQL database of the servers whose garbage is held.",
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @pass_context
-def gc_command(context: Context, *, dry_run: bool, wait: float, temporary: Path | None, json_: bool) -> None:
+def gc_command(
+    context: Context,
+    *,
+    dry_run: bool,
+    wait: float,
+    temporary: Path | None,
+    json_: bool,
+    hold: bool,
+    registry: str | None,
+    command: tuple[str, ...],
+) -> None:
     """Delete the contents of deleted versions that no other version has, while others go on working.
 
     What nothing needs is condemned first: it can still be read, but whoever stores it again stores it anew. It is deleted when all
@@ -43,7 +73,12 @@ def gc_command(context: Context, *, dry_run: bool, wait: float, temporary: Path 
     Examples:
       artifactfs gc --dry-run
       artifactfs gc --wait 600
+      artifactfs gc --hold -- artifactfs-backup
     """
+    if hold:
+        sys.exit(_hold(context, command, registry))
+    if command or registry:
+        raise InvalidInput("a COMMAND and --registry go with --hold; without it, gc takes options alone")
     from artifactfs.collect import collect
 
     said = time.monotonic()
@@ -60,6 +95,32 @@ def gc_command(context: Context, *, dry_run: bool, wait: float, temporary: Path 
         printing.as_json({**msgspec.to_builtins(report), "freed": report.freed})
     else:
         _tell(report)
+
+
+def _hold(context: Context, command: tuple[str, ...], url: str | None) -> int:
+    """Run a command while nothing is deleted; its exit status, 128 and more for a signal."""
+    from artifactfs.collect import holding
+    from artifactfs.registry.opening import open_registry
+
+    if not command:
+        raise InvalidInput("--hold needs a COMMAND to run: artifactfs gc --hold -- artifactfs-backup")
+    with nullcontext() if url is not None else context.open() as repository:
+        own = open_registry(url) if url is not None else _registry_of(repository)
+        try:
+            with holding(own, "backup"):
+                try:
+                    status = subprocess.run(command, check=False).returncode  # noqa: S603 - the user's own
+                except OSError as error:
+                    raise InvalidInput(f"cannot run {command[0]}: {(error.strerror or str(error)).lower()}") from error
+        finally:
+            if url is not None:
+                own.close()
+    return status if status >= 0 else 128 - status
+
+
+def _registry_of(repository: Repository | None) -> Registry:
+    assert repository is not None  # noqa: S101 - it was opened
+    return repository.registry
 
 
 def _tell(report: Collected) -> None:

@@ -208,7 +208,8 @@ class Registry(Protocol):
         """Record packs that are durable in the Store, all or none. A chunk that is known keeps its first location.
 
         Of an encrypted project each has its data key (``PackRow.key``), stored wrapped, of another one none; else InvalidInput.
-        Durable when it returns only after the next :meth:`commit` (SQLite: one fsync a commit, not one a pack).
+        Durable when it returns only after the next :meth:`commit` (SQLite: one fsync a commit, not one a pack), or at once where
+        clients go on after a crash of what keeps it (PostgreSQL).
         """
 
     def expect_pack(self, digest: str, size: int) -> None:
@@ -354,6 +355,9 @@ class PackIndex(Protocol):
 
     def locate(self, digests: Collection[bytes]) -> dict[bytes, Location]:
         """As :meth:`Registry.locate`."""
+
+    def check_key(self) -> str:
+        """Find the project's key, and open a data key with it; returns its id, empty when it is not encrypted. Access, Integrity."""
 
     def data_key(self, pack: str) -> bytes:
         """The data key of a pack; empty for one that is not sealed, or not there. Access without the project's key."""

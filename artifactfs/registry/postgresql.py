@@ -117,6 +117,11 @@ class PostgresDatabase:
     def __str__(self) -> str:
         return self._shown
 
+    @property
+    def outlived(self) -> bool:
+        """Always."""
+        return True
+
     def close(self) -> None:
         """Close every connection. Idempotent."""
         self._closed = True

@@ -223,7 +223,7 @@ class SQLRetention:
             checks.check_words(purpose, "what a version is kept for", most=_LONGEST_PURPOSE)
             if not checks.is_text(purpose):
                 raise InvalidInput("what a version is kept for is not valid UTF-8; write it again")
-        with self._writing(durable=False) as (connection, of):
+        with self._writing(durable=self._database.outlived) as (connection, of):
             now = self._now()
             sessions.require_session(connection, of, session, now=now, storing=False)
             return deletion.hold(connection, of, session, held, now=now)

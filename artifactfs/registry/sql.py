@@ -236,11 +236,12 @@ class SQLRegistry:
     def add_packs(self, packs: Iterable[PackRow], *, session: int | None = None) -> None:
         """Record packs that are durable in the Store, all or none; durable with the next commit.
 
+        At once in a database that clients outlive: a commit that came after its crash would make a version without its chunks.
         InvalidInput for a chunk outside of its pack and for a pack that is not sealed as the project is, Conflict when the session has
         ended, Access without the project's key, NoSpace when the project may take no more.
         """
         rows = [check_pack(row) for row in packs]  # before the lock: the caller's iterator may be slow
-        with self._writing(durable=False) as (connection, number):
+        with self._writing(durable=self._database.outlived) as (connection, number):
             sessions.require_session(connection, number, session, now=self._now())
             before = quotas.stored_before(connection, number)
             self._chunks.add(connection, number, rows, session=session)
@@ -250,7 +251,7 @@ class SQLRegistry:
         """Say that a pack is about to be published. Waits while a collection deletes one of this name; then Unavailable."""
         end = time.monotonic() + EXPECT_SECONDS
         while True:
-            with self._writing(durable=False) as (connection, number):
+            with self._writing(durable=self._database.outlived) as (connection, number):
                 if self._chunks.expect(connection, number, digest, size):
                     return
             if time.monotonic() > end:
@@ -453,7 +454,8 @@ class SQLRegistry:
     def begin(self, kind: str, *, seconds: float) -> Begun:
         """As :meth:`open_session`, and what the project takes, where it may not take any number of bytes."""
         lifetime = sessions.lifetime(seconds)
-        with self._writing(durable=False) as (connection, number):
+        # A crash that takes the session from a client that goes on would fail its commit, and might give its number to another one.
+        with self._writing(durable=self._database.outlived) as (connection, number):
             now = self._now()
             session = sessions.open_session(connection, number, kind, now=now, expires=now + lifetime)
             bounded = quotas.quotas(connection, number) != (None, None)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 
 def put(cli, name: str, content: str) -> None:
@@ -57,3 +58,26 @@ def test_gc_says_what_cannot_be_read_and_deletes_nothing(cli, repository):
 def test_gc_refuses_what_it_is_not_given(cli):
     assert "Invalid value for '--wait'" in cli.run("gc", "--wait", "-1").stderr
     assert cli.run("gc", "--wait", "-1").status == 2
+
+
+def test_while_a_backup_runs_nothing_goes_that_it_may_copy(cli, repository):
+    put(cli, "data", "one")
+    put(cli, "data", "two")
+    source = cli.home / "source"
+    cli("--project", "other", "put", "data", source)
+    own = f"{sys.executable} -m artifactfs"
+    delete = f"{own} delete data:v0 && {own} gc"
+    other = f"{own} --project other delete data:v0 && {own} --project other gc"
+    held = cli("gc", "--hold", "--", "sh", "-c", f"{delete} && {other}").stdout
+    assert held.count("(backup) that began before has ended") == 2
+    assert "deleted: 0 packs (0 B)" in held
+    assert cli("gc").lines[1].startswith("deleted: 2 packs (")
+    assert cli("--project", "other", "gc").lines[1].startswith("deleted: 2 packs (")
+
+
+def test_a_hold_passes_on_how_its_command_ended(cli, repository):
+    assert cli.run("gc", "--hold", "--", "sh", "-c", "exit 3").status == 3
+    assert cli.run("gc", "--hold", "--", "sh", "-c", "kill -TERM $$").status == 143
+    assert cli.refuses("gc", "--hold", status=2).startswith("--hold needs a COMMAND")
+    assert cli.refuses("gc", "--hold", "--", "/no/such/program", status=2).startswith("cannot run /no/such/program")
+    assert "go with --hold" in cli.refuses("gc", "data", status=2)
