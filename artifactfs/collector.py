@@ -280,7 +280,10 @@ class _Collector:
             orphans = sum(size for digest, size in self._objects.items() if digest not in known)
             count = len(self._objects.keys() - known)
             waiting = self._waiting(LARGEST)
-            report.written = sum(marked.held[pack.id].size + 88 + 52 * marked.held[pack.id].chunks for pack in sparse)
+            table = 104 if self._registry.key_id() else 88  # bytes of one without its entries
+            report.written = sum(
+                table + marked.held[pack.id].size + 52 * marked.held[pack.id].chunks for pack in sparse
+            )
             report.repacked_packs = len(sparse)
             later += sparse
             if waiting:
@@ -334,14 +337,15 @@ class _Collector:
         return [Waiting(writer.id, writer.kind, writer.expires / 1e9) for writer in self._table.writers(barrier)]
 
     def _size(self, pack: Pack) -> int:
-        return self._objects.get(pack.digest, pack.size)
+        """Bytes of its objects; none of one that was only said to come."""
+        return self._objects.get(pack.digest, 0)
 
     def _count(self, marked: Marked) -> None:
         report = self._report
         report.chunks = len(marked.living)
         alive = [pack for pack in self._table.packs() if pack.state == PACK_ALIVE]
         report.packs = len(alive)
-        report.size = sum(map(self._size, alive))
+        report.size = sum(self._objects.get(pack.digest, pack.size) for pack in alive)
 
     # -- deleting --------------------------------------------------------------------------------------------------
 

@@ -42,9 +42,10 @@ class Place:
             (source / path).write_bytes(content)
         draft = Draft(self.repository)
         draft.add(source)
-        version = draft.commit(name).version
-        shutil.rmtree(source)
-        return version
+        try:
+            return draft.commit(name).version
+        finally:
+            shutil.rmtree(source)
 
     def later(self, seconds: float = 200_000) -> SQLRegistry:
         """The registry at another time, so that sessions of the dead have ended."""
