@@ -145,7 +145,8 @@ async def _get_far(call: Call, store: Store, key: str) -> Response:
 
     def look(_: object) -> int:
         found = service.sizes.get(name)
-        if found is None:
+        # What was shorter for a while, and is whole again, is not to be cut off for good.
+        if found is None or _cuts(call.request, found):
             found = store.size(key)
             service.sizes.update([(name, found)])
         return found
@@ -159,6 +160,12 @@ async def _get_far(call: Call, store: Store, key: str) -> Response:
         service.sizes.forget(name)
         raise
     return ObjectResponse(blocks, begin, end, status=status, headers=headers)
+
+
+def _cuts(request: Request, size: int) -> bool:
+    """Whether an object of this size ends before the range that is asked for."""
+    found = _RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
+    return found is not None and int(found[2] or found[1] or 0) >= size
 
 
 def _answer(call: Call, key: str, total: int) -> tuple[int, int, int, dict[str, str]]:
