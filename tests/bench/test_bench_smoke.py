@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
-SECONDS = 480
+SECONDS = 240
 
 QUERIES = ("best", "all", "one", "none", "contains", "few", "few-of-two", "created", "rare-word")
 KINDS = ("incompressible", "compressible")
