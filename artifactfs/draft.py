@@ -30,8 +30,7 @@ from artifactfs.building import (
     shortened,
 )
 from artifactfs.content.writer import ContentWriter, FileContent
-from artifactfs.errors import Access, Conflict, Integrity, InvalidInput, NotFound, Unavailable, translate_os
-from artifactfs.marking import missing_of
+from artifactfs.errors import Access, Conflict, InvalidInput, NotFound, Unavailable, translate_os
 from artifactfs.model.names import (
     LATEST,
     check_alias,
@@ -368,7 +367,7 @@ class Draft:
 
     def _store(self, writing: Writing, progress: Callable[[Progress], None] | None) -> TreeSummary:
         if self._versions:
-            self._keep_base(writing)
+            writing.keep(self._versions, self._base)
         writer = writing.writer
         builder = self._builder(writer)
         if progress is not None:
@@ -376,15 +375,6 @@ class Draft:
         root = self._build(builder)
         self.stats.files = builder.files
         return root
-
-    def _keep_base(self, writing: Writing) -> None:
-        """Have what the draft begins with stay until it is committed. Conflict when some of it is gone already."""
-        try:
-            writing.keep(self._versions)
-        except Conflict:
-            # Deleted: what no collection has condemned yet can be had back.
-            if self._base is None or self._repository is None or not _is_held(self._repository, self._base):
-                raise
 
     def _builder(self, storing: Storing) -> Builder:
         return Builder(storing, follow_links=self._follow, words=self._words, trees=self._plan.trees, nodes=self._nodes)
@@ -401,13 +391,6 @@ class Draft:
         stats.bytes_stored = writer.bytes_stored
         stats.chunks_new = writer.chunks_new
         stats.chunks_known = writer.chunks_known
-
-
-def _is_held(repository: Repository, tree: bytes) -> bool:
-    try:
-        return missing_of(repository.reader, repository.registry, "the version", tree) == 0
-    except Integrity:
-        return False
 
 
 def _latest(repository: Repository, name: str) -> int:

@@ -29,9 +29,10 @@ from artifactfs.content.store import Store
 from artifactfs.content.stored import StoredSource
 from artifactfs.content.writer import ContentWriter
 from artifactfs.credentials import NONE, Credentials
-from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput, NoSpace, NotFound
+from artifactfs.errors import ArtifactFSError, Conflict, Integrity, InvalidInput, NoSpace, NotFound
 from artifactfs.forks import Gate
 from artifactfs.keys import ProjectKeys
+from artifactfs.marking import missing_of
 from artifactfs.model.digest import TREE, format_digest
 from artifactfs.model.names import LATEST, Address, check_name, parse_version
 from artifactfs.model.records import CommitRequest, CommitResult, VersionRecord
@@ -430,7 +431,7 @@ class Repository:
         )
         stored = False
         try:
-            yield Writing(self.registry, writer, session, room)
+            yield Writing(self.registry, self.reader, writer, session, room)
             writer.close()
             stored = True
         finally:
@@ -489,7 +490,15 @@ class Room:
 class Writing:
     """What a commit works with: a content writer under a Session, then one transaction."""
 
-    def __init__(self, registry: Registry, writer: ContentWriter, session: int, room: Room | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        reader: ContentReader,
+        writer: ContentWriter,
+        session: int,
+        room: Room | None = None,
+    ) -> None:
+        self._reader = reader
         self.writer = writer
         self.room = room
         """What the project may still take; None: any number of bytes."""
@@ -537,8 +546,11 @@ class Writing:
             )
         )
 
-    def keep(self, versions: Collection[tuple[str, int]]) -> None:
-        """Keep versions (artifact, number) that what is written builds on without storing it anew. Conflict when one was deleted."""
+    def keep(self, versions: Collection[tuple[str, int]], tree: bytes | None) -> None:
+        """Keep versions (artifact, number), with this ``tree``, that what is written builds on without storing it anew.
+
+        Conflict when one was deleted, unless no collection has condemned anything of the tree yet.
+        """
         held: dict[int, str] = {}
         lost: list[str] = []
         retention = self._registry.retention
@@ -551,9 +563,16 @@ class Writing:
                 held[version.id] = f"{name}:v{number}"
         gone = set(retention.hold(self._session, {each: f"what {this_user()} is storing" for each in held}))
         lost += [name for identity, name in held.items() if identity in gone]
-        if lost:
+        if lost and (tree is None or not self._holds(tree)):
             names = ", ".join(lost)
             raise Conflict(f"{names} was deleted, so nothing can be built on it any more; begin with another version")
+
+    def _holds(self, tree: bytes) -> bool:
+        """Whether all of a tree can be had back: then it stays until the Session ends."""
+        try:
+            return missing_of(self._reader, self._registry, "the version", tree) == 0
+        except Integrity:
+            return False
 
     def add_part(self, artifact: str, draft: str, root: TreeSummary) -> None:
         """Make everything written durable, then record its tree as a part of a draft (:meth:`Registry.add_part`)."""
