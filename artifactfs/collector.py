@@ -53,6 +53,8 @@ REPACK_BELOW: Final = 0.5
 """The part of a pack that is alive below which its living chunks move to another pack."""
 GIVEN_AT_ONCE: Final = 5_000
 """Packs given up in one transaction: who stores the same pack again waits until they are deleted."""
+MARKINGS: Final = 5
+"""How often a dry run begins anew because what it reads was deleted and collected meanwhile."""
 LOOK_SECONDS: Final = 0.5
 """How often is looked whether those waited for have ended."""
 
@@ -213,7 +215,7 @@ class _Collector:
         packs = self._table.packs()
         left = [pack for pack in packs if pack.state == PACK_DELETING]
         self._delete_objects(left)  # of a collection that was killed
-        marked = self._mark(roots, packs)
+        marked = self._mark_holding(roots, packs)
         try:
             self._finish(left, marked)
             self._judge(roots, packs, marked, emptied=set())
@@ -241,7 +243,7 @@ class _Collector:
             if before.covers(roots):
                 self._judge(roots, condemned, marked, emptied=emptied)
             else:
-                again = self._mark(roots, self._table.packs())
+                again = self._mark_holding(roots, self._table.packs())
                 try:
                     self._judge(roots, condemned, again, emptied=set())
                 finally:
@@ -265,11 +267,7 @@ class _Collector:
         """What :meth:`run` would do now, by one marking. Changes nothing."""
         report = self._report
         report.dry_run = True
-        self._show("listing the store")
-        self._list()
-        roots = self._table.roots(None)
-        packs = self._table.packs()
-        marked = self._mark(roots, packs)
+        roots, packs, marked = self._mark_beside_others()
         try:
             dead = [pack for pack in packs if pack.state == PACK_CONDEMNED and pack.id not in marked.held]
             gone = [pack for pack in dead if pack.barrier is not None and pack.barrier < roots.bound]
@@ -329,6 +327,29 @@ class _Collector:
             directory=self._directory,
             progress=lambda nodes: None if nodes % 1000 else self._show(f"marking: {nodes} nodes"),
         )
+
+    def _mark_holding(self, roots: Roots, packs: Sequence[Pack]) -> Marked:
+        """Mark. What cannot be read is damage only while the lease is ours: another collection deletes what has died since."""
+        try:
+            return self._mark(roots, packs)
+        except Integrity:
+            self._table.beat(self._holding.token)
+            raise
+
+    def _mark_beside_others(self) -> tuple[Roots, list[Pack], Marked]:
+        """Mark without the lease: again when something was deleted meanwhile, which a collection may have taken away."""
+        for attempt in range(MARKINGS):
+            self._show("listing the store")
+            self._objects.clear()
+            self._list()
+            roots = self._table.roots(None)
+            packs = self._table.packs()
+            try:
+                return roots, packs, self._mark(roots, packs)
+            except Integrity:
+                if attempt == MARKINGS - 1 or self._table.roots(None).covers(roots):
+                    raise
+        raise AssertionError("the last marking returns or raises")
 
     def _condemned(self) -> list[Pack]:
         return [pack for pack in self._table.packs() if pack.state == PACK_CONDEMNED]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
 import signal
 import subprocess
@@ -168,6 +170,45 @@ def test_a_server_outlives_its_database(postgres: Server, postgres_registry: str
         postgres.end_connections(postgres_registry)
         assert repository.registry.artifacts() == []
     replica.stop()
+
+
+def test_garbage_is_collected_by_one_of_several_servers(cli: Cli, replicas, store, tmp_path):
+    """What one server's client deleted another one's collects; what lives is whole through both."""
+    urls = [replica.url for replica in replicas(2)]
+    keep = random.Random(1).randbytes(100_000)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "keep").write_bytes(keep)
+    (tmp_path / "source" / "dead").write_bytes(random.Random(2).randbytes(500_000))
+    with client(urls[0], tmp_path / "cache-0") as one, client(urls[1], tmp_path / "cache-1") as two:
+        for _ in range(2):
+            draft = Draft(one)
+            draft.add(tmp_path / "source")
+            kept = draft.commit(NAME).version
+            (tmp_path / "source" / "dead").unlink(missing_ok=True)
+        two.registry.retention.delete(NAME, [0])
+        words = ("--repository", urls[1], "gc", "--json")
+        said = json.loads(cli(*words, "--dry-run").stdout)
+        done = json.loads(cli(*words).stdout)
+        assert said["freed"] == done["freed"] > 490_000
+        assert (done["repacked_packs"], done["condemned_packs"]) == (1, 0)
+        assert json.loads(cli("--repository", urls[0], "gc", "--json").stdout)["deleted_packs"] == 0
+        for number, repository in enumerate((one, two)):
+            out = tmp_path / f"out-{number}"
+            assert export(repository, kept, "", out).failures == []
+            assert (out / "keep").read_bytes() == keep
+            assert repository.registry.check() == []
+        # Stored again, it is there again.
+        (tmp_path / "source" / "dead").write_bytes(random.Random(2).randbytes(500_000))
+        draft = Draft(two)
+        draft.add(tmp_path / "source")
+        again = draft.commit(NAME).version
+        assert again.number == 2
+        assert export(one, again, "", tmp_path / "again").failures == []
+    before, _, _ = store
+    if before:
+        # The directory's own registry names none of these packs.
+        refused = cli.refuses(*before, "gc", status=2)
+        assert "are those of the registry postgresql://" in refused
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
