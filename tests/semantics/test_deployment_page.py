@@ -163,6 +163,7 @@ def machine(home: Path, database: postgres.Server, bucket: s3.Server) -> Iterato
     made.end()
 
 
+@pytest.mark.timeout(400)
 def test_the_page_on_deployment_can_be_followed(machine: Machine, database: postgres.Server, bucket: s3.Server):
     written = machine.write_files()
     assert [name.rpartition("/")[2] for name in written] == [
@@ -185,6 +186,10 @@ def test_the_page_on_deployment_can_be_followed(machine: Machine, database: post
     assert database.sql("SELECT rolsuper, rolcreatedb, rolcreaterole FROM pg_roles WHERE rolname = 'artifactfs'") == [
         (False, False, False)
     ]
-    copied = set(bucket.keys("team/", bucket="example-backup"))
-    assert copied < set(bucket.keys("team/", bucket="example-artifacts"))  # less what came after the backup
+    live = {key.removeprefix("team/") for key in bucket.keys("team/", bucket="example-artifacts")}
+    copied = {key.removeprefix("team/") for key in bucket.keys("team/", bucket="example-backup")}
+    restored = {key.removeprefix("restored/") for key in bucket.keys("restored/", bucket="example-artifacts")}
+    assert copied
+    assert copied == restored
+    assert copied <= live
     assert not bucket.unfinished("example-artifacts")
