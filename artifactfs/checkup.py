@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, Protocol, cast
 
@@ -101,6 +101,12 @@ def index_of(repository: Repository) -> PackIndex:
     return cast("PackIndex", repository.registry)
 
 
+def require_key(index: PackIndex) -> None:
+    """Access without the key of an encrypted project, which reading its packs takes: nothing is looked at, and nothing changed."""
+    with suppress(Integrity):  # of a damaged registry: verify lists it
+        index.check_key()
+
+
 def position_file(repository: Repository) -> Path:
     """Where a full verify writes down how far it is."""
     return repository.disk / f"verify-{repository.project}.json"
@@ -123,9 +129,11 @@ def check_whole(
     """Look at the registry, every pack and, where it matters, every version.
 
     ``content``: read all packs, which ``resume`` goes on with where it was interrupted; else only sizes, tables and the index are
-    compared, and versions are walked when something is wrong. An interruption leaves the position written down.
+    compared, and versions are walked when something is wrong. An interruption leaves the position written down. Access without the key
+    of an encrypted project.
     """
     index = index_of(repository)
+    require_key(index)
     checked = Checked(registry=repository.registry.check())
     found = Faults()
     packs = _packs(index, checked)
@@ -146,8 +154,9 @@ def check_whole(
 def check_versions(
     repository: Repository, versions: Iterable[VersionRecord], *, pace: Pace, progress: Progress | None = None
 ) -> Checked:
-    """Read all that these versions are made of."""
+    """Read all that these versions are made of. Access without the key of an encrypted project."""
     index = index_of(repository)
+    require_key(index)
     chosen = list(versions)
     checked = Checked()
     found = Faults()
@@ -305,7 +314,10 @@ def _name(
     try:
         for version in all_versions(repository) if versions is None else versions:
             checked.versions += 1
-            checked.hits += walk.version(version)
+            hits = walk.version(version)
+            if hits and repository.registry.version(version.artifact, version.number) is None:
+                continue  # it was deleted, and perhaps collected, since it was listed
+            checked.hits += hits
     except Integrity as error:
         checked.registry = list(dict.fromkeys([*checked.registry, str(error)]))
     checked.files = walk.files
@@ -355,11 +367,14 @@ def rescue_registry(place: Path, project: str, *, keys: Keys | None = None) -> l
 
     Nobody may have it open, this process neither. ``keys`` has the keys of encrypted projects. Rows of chunks that were lost are found
     in the tables of contents of all packs that the registry names. Conflict, Integrity as
-    :func:`~artifactfs.registry.rescue.rescue`.
+    :func:`~artifactfs.registry.rescue.rescue`; Access, before anything is changed, when one of these keys is not there.
     """
     path = place / REGISTRY
     if not path.is_file() or not is_damaged(path):
         return []
+    with suppress(Integrity), closing(SQLRegistry(path, project=project, keys=keys)) as damaged:
+        for name in damaged.projects():
+            require_key(damaged.of_project(name))
     lost = rescue(path)
     done = [f"{REGISTRY} was made anew of all that could be read; the damaged one is beside it"]
     if lost:
@@ -389,17 +404,21 @@ def repair(
 ) -> Repaired:
     """Mend packs and the index, and restore what was lost from whoever has it: other packs, ``holders``, the sources of References.
 
-    ``reopen`` gives the repository anew, to see what is there rather than what is in memory; it is closed here. Conflict, before
-    anything is changed, when the Store has none of the packs.
+    ``reopen`` gives the repository anew, to see what is there rather than what is in memory; it is closed here. Before anything is
+    changed: Conflict when the Store has none of the packs, Access without the key of an encrypted project.
     """
     index = index_of(repository)
+    require_key(index)
     result = Repaired()
     _require_store(repository, index)
-    for pack, size in _damaged_packs(repository, index, pace, result, progress):
-        mended = mend_pack(repository.store, index, pack, size, pace)
-        if mended is not None:
-            lost = f", {_number(mended.lost, 'is lost', 'are lost')}" if mended.lost else ""
-            result.done.append(f"pack {pack}: {mended.done}{lost}")
+    damaged = _damaged_packs(repository, index, pace, result, progress)
+    # Under a Session, so that no collection deletes a pack that is written, or was found, before it is recorded.
+    with repository.writing("repair"):
+        for pack, size in damaged:
+            mended = mend_pack(repository.store, index, pack, size, pace)
+            if mended is not None:
+                lost = f", {_number(mended.lost, 'is lost', 'are lost')}" if mended.lost else ""
+                result.done.append(f"pack {pack}: {mended.done}{lost}")
     result.done += [
         f"pack {pack}: nothing names it and its bytes are wrong, so it was set aside"
         for pack in set_aside_wrong(repository.store, index, pace)
@@ -467,7 +486,8 @@ def _restore(
 ) -> int:
     """Look for chunks and nodes wherever they may be. Returns how many were found."""
     index = index_of(repository)
-    there = adopt(repository.store, index, lost, pace)
+    with repository.writing("repair"):
+        there = adopt(repository.store, index, lost, pace)
     if there:
         result.done.append(
             _number(

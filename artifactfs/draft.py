@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,7 +69,8 @@ class Draft:
     """Collects what a version shall hold, then commits it.
 
     ``repository`` None: it is said with the commit. ``base``: the digest of a tree of ``repository`` to start from.
-    ``incremental``: it goes over what is `latest` when it is committed.
+    ``versions``: those (artifact, number) that ``base`` is of, which are kept while the draft is stored. ``incremental``: it goes over
+    what is `latest` when it is committed.
     """
 
     def __init__(
@@ -78,12 +79,15 @@ class Draft:
         *,
         follow_links: bool = False,
         base: bytes | None = None,
+        versions: Collection[tuple[str, int]] = (),
         incremental: bool = False,
         words: Words = COMMAND_LINE,
     ) -> None:
         self._repository = repository
         self._follow = follow_links
         self._incremental = incremental
+        self._versions = tuple(versions)
+        self._base = base
         self._words = words
         self._plan = Plan(repository.trees if repository is not None else None, base)
         self._directories: list[Path] = []  # that were added: the repository may lie in none of them
@@ -294,8 +298,9 @@ class Draft:
         destination = self._destination(repository)
         self._check_type(destination, name, type)
         for attempt in range(COMMIT_ATTEMPTS):
-            base = self._rebase(destination, name) if self._incremental else None
             with destination.writing("put") as writing:
+                # What is found alive under the Session stays until it ends.
+                base = self._rebase(destination, name) if self._incremental else None
                 if writing.room is not None:
                     writing.room.logical(self.measure()[1], new=lambda: self._is_new(destination, name))
                 root = self._store(writing, progress)
@@ -361,6 +366,8 @@ class Draft:
         return latest.number if latest is not None else NO_VERSION
 
     def _store(self, writing: Writing, progress: Callable[[Progress], None] | None) -> TreeSummary:
+        if self._versions:
+            writing.keep(self._versions, self._base)
         writer = writing.writer
         builder = self._builder(writer)
         if progress is not None:

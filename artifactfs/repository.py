@@ -29,9 +29,10 @@ from artifactfs.content.store import Store
 from artifactfs.content.stored import StoredSource
 from artifactfs.content.writer import ContentWriter
 from artifactfs.credentials import NONE, Credentials
-from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput, NoSpace, NotFound
+from artifactfs.errors import ArtifactFSError, Conflict, Integrity, InvalidInput, NoSpace, NotFound
 from artifactfs.forks import Gate
 from artifactfs.keys import ProjectKeys
+from artifactfs.marking import missing_of
 from artifactfs.model.digest import TREE, format_digest
 from artifactfs.model.names import LATEST, Address, check_name, parse_version
 from artifactfs.model.records import CommitRequest, CommitResult, VersionRecord
@@ -39,6 +40,7 @@ from artifactfs.model.retention import Tombstone, Usage, full, over_quota
 from artifactfs.model.tree import Entry, FileEntry, Found, RefEntry, Trees, TreeSummary
 from artifactfs.placing import Ground, open_stores
 from artifactfs.registry.contract import Registry
+from artifactfs.registry.deletion import this_user
 from artifactfs.registry.sql import SQLRegistry
 
 if TYPE_CHECKING:
@@ -421,36 +423,38 @@ class Repository:
         begun = self.registry.begin(kind, seconds=SESSION_SECONDS)
         session = begun.session
         stop = Event()
-        beat = Thread(target=self._heartbeat, args=(session, stop), name="session-heartbeat", daemon=True)
-        beat.start()
+        heart = Thread(target=beat, args=(self.registry, session, stop), name="session-heartbeat", daemon=True)
+        heart.start()
         room = Room(self.project, begun.usage) if begun.usage is not None else None
         writer = ContentWriter(
             self.store, self.registry, session=session, admit=room.stored if room is not None else None
         )
         stored = False
         try:
-            yield Writing(self.registry, writer, session, room)
+            yield Writing(self.registry, self.reader, writer, session, room)
             writer.close()
             stored = True
         finally:
             if not stored:
                 writer.abort()
             stop.set()
-            beat.join()
+            heart.join()
             if stored and lasting:
                 self.registry.renew_session(session, seconds=lasting)
             else:
                 with suppress(ArtifactFSError):  # it expires by itself; what was done stays done
                     self.registry.close_session(session)
 
-    def _heartbeat(self, session: int, stop: Event) -> None:
-        while not stop.wait(HEARTBEAT_SECONDS):
-            try:
-                self.registry.renew_session(session, seconds=SESSION_SECONDS)
-            except Conflict:
-                return  # expired: the commit will say so
-            except ArtifactFSError:
-                continue  # busy or out of reach now: eight more tries before it expires
+
+def beat(registry: Registry, session: int, stop: Event) -> None:
+    """Renew a Session until told to stop, or until it has expired. For a thread of its own."""
+    while not stop.wait(HEARTBEAT_SECONDS):
+        try:
+            registry.renew_session(session, seconds=SESSION_SECONDS)
+        except Conflict:
+            return  # expired: the commit will say so
+        except ArtifactFSError:
+            continue  # busy or out of reach now: eight more tries before it expires
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -486,7 +490,15 @@ class Room:
 class Writing:
     """What a commit works with: a content writer under a Session, then one transaction."""
 
-    def __init__(self, registry: Registry, writer: ContentWriter, session: int, room: Room | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        reader: ContentReader,
+        writer: ContentWriter,
+        session: int,
+        room: Room | None = None,
+    ) -> None:
+        self._reader = reader
         self.writer = writer
         self.room = room
         """What the project may still take; None: any number of bytes."""
@@ -533,6 +545,34 @@ class Writing:
                 draft=draft,
             )
         )
+
+    def keep(self, versions: Collection[tuple[str, int]], tree: bytes | None) -> None:
+        """Keep versions (artifact, number), with this ``tree``, that what is written builds on without storing it anew.
+
+        Conflict when one was deleted, unless no collection has condemned anything of the tree yet.
+        """
+        held: dict[int, str] = {}
+        lost: list[str] = []
+        retention = self._registry.retention
+        for name, number in versions:
+            # A mount keeps the version that its staging is based on, also when it was deleted.
+            version = self._registry.version(name, number) or retention.tombstone(name, number)
+            if version is None:
+                lost.append(f"{name}:v{number}")
+            else:
+                held[version.id] = f"{name}:v{number}"
+        gone = set(retention.hold(self._session, {each: f"what {this_user()} is storing" for each in held}))
+        lost += [name for identity, name in held.items() if identity in gone]
+        if lost and (tree is None or not self._holds(tree)):
+            names = ", ".join(lost)
+            raise Conflict(f"{names} was deleted, so nothing can be built on it any more; begin with another version")
+
+    def _holds(self, tree: bytes) -> bool:
+        """Whether all of a tree can be had back: then it stays until the Session ends."""
+        try:
+            return missing_of(self._reader, self._registry, "the version", tree) == 0
+        except Integrity:
+            return False
 
     def add_part(self, artifact: str, draft: str, root: TreeSummary) -> None:
         """Make everything written durable, then record its tree as a part of a draft (:meth:`Registry.add_part`)."""

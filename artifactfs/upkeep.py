@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from artifactfs.errors import ArtifactFSError
+from artifactfs.errors import Access, ArtifactFSError
 from artifactfs.model.digest import DATA
 from artifactfs.model.records import VersionRecord
 from artifactfs.model.tree import DirEntry, Entry, FileEntry, RefEntry
@@ -53,7 +53,10 @@ def verify(
     registry: bool = True,
     progress: Callable[[VerifyReport], None] | None = None,
 ) -> VerifyReport:
-    """Read every node and chunk of these versions once and check them; ``registry`` checks the database too."""
+    """Read every node and chunk of these versions once and check them; ``registry`` checks the database too.
+
+    Access where nothing may be read, or nobody has the project's key: that is no damage.
+    """
     report = VerifyReport()
     if registry:
         report.damages += [Damage("", "registry", line) for line in repository.registry.check()]
@@ -128,6 +131,8 @@ def _references(
                     yield path, msgspec.structs.replace(entry, name="")
                 else:
                     report.unknown += 1
+    except Access:
+        raise
     except ArtifactFSError as error:
         report.damages.append(Damage(version.name, "/", f"a directory cannot be read: {error}"))
 
@@ -148,6 +153,8 @@ class _Check:
         before = len(self._report.damages)
         try:
             entries: list[Entry] = [entry for _, _, entry in self._repository.trees.scan(tree)]
+        except Access:
+            raise
         except ArtifactFSError as error:
             self._report.damages.append(Damage(version.name, prefix or "/", f"the directory cannot be read: {error}"))
             return
@@ -167,6 +174,8 @@ class _Check:
         try:
             for _ in self._repository.reader.open(root, size).leaves():
                 pass
+        except Access:
+            raise
         except ArtifactFSError as error:
             self._report.damages.append(Damage(version.name, path, str(error)))
 
@@ -177,6 +186,8 @@ class _Check:
         try:
             reader = self._repository.open_file(entry, lambda: neighbours)
             pieces = reader.pieces()
+        except Access:
+            raise
         except ArtifactFSError as error:
             self._report.damages.append(Damage(version.name, path, str(error)))
             return
@@ -190,6 +201,8 @@ class _Check:
         if digest not in self._chunks:
             try:
                 data = self._repository.reader.chunk(digest, DATA)
+            except Access:
+                raise
             except ArtifactFSError as error:
                 self._chunks[digest] = str(error)
             else:

@@ -25,7 +25,9 @@ from tests.postgres import empty_database, postgres, postgres_registry, postgres
 
 # The suites are no test modules of their own; their assertions shall explain themselves nevertheless. Before any directory's own
 # modules are imported.
-pytest.register_assert_rewrite("tests.conformance.registry", "tests.conformance.retention", "tests.conformance.store")
+pytest.register_assert_rewrite(
+    *(f"tests.conformance.{name}" for name in ("collecting", "registry", "retention", "store"))
+)
 
 # Fixtures of any test.
 __all__ = ["empty_database", "postgres", "postgres_registry", "postgres_url"]

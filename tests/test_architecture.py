@@ -29,16 +29,19 @@ FLOORS = {
     "artifactfs.health": 3,
     "artifactfs.directory": 3,
     "artifactfs.placing": 3,
+    "artifactfs.marking": 3,
     "artifactfs.references": 3,
     "artifactfs.remote": 3,
     "artifactfs.building": 4,
     "artifactfs.config": 4,
     "artifactfs.pruning": 4,
     "artifactfs.reachability": 4,
+    "artifactfs.collector": 4,
     "artifactfs.repository": 4,
     "artifactfs.checkup": 5,
     "artifactfs.mount": 5,
     "artifactfs.server": 5,
+    "artifactfs.collect": 5,
     "artifactfs.draft": 5,
     "artifactfs.export": 5,
     "artifactfs.run": 5,
@@ -54,6 +57,7 @@ FLOORS = {
 # What neighbours on one floor may see of each other: contracts, and one check of the ground a directory stands on.
 SHARED = {
     "artifactfs.content.store",
+    "artifactfs.references.contract",
     "artifactfs.registry.contract",
     "artifactfs.registry.netfs",
     "artifactfs.remote.transport",  # one bounded HTTP request, for what is no server of ours as well

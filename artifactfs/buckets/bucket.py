@@ -246,6 +246,10 @@ def _translated(error: Exception, place: Place, doing: str, key: str, version: s
     if isinstance(error, FileNotFoundError) or number in {404, 410}:
         if code is not None and code[1] == "NoSuchBucket":
             return NotFound(f"there is no bucket {place.root}")
+        if code is not None and code[1] == "NoSuchUpload":
+            # Of an upload in parts whose end was confirmed by an answer that got lost, MinIO and Ceph know no more when they are asked
+            # again: whoever repeats it finds the object. S3 confirms it again.
+            return Unavailable(f"cannot {doing} {uri}: {words}; repeat")
         return NotFound(f"{uri} is not there" + (f" in its version {version}" if version is not None else ""))
     if kind == "PreconditionError" or number == 412:
         return Integrity(f"{uri} was replaced while it was read; run `artifactfs verify`")

@@ -107,6 +107,13 @@ class Context:
 
 
 pass_context: Callable[[Callable[..., Any]], Callable[..., Any]] = click.make_pass_decorator(Context)
+registry_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--registry",
+    metavar="URL",
+    envvar="ARTIFACTFS_REGISTRY",
+    show_envvar=True,
+    help="Work in this PostgreSQL database, without a server.",
+)
 
 
 class AddressType(click.ParamType[Address]):

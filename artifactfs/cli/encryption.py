@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from artifactfs.cli import printing
-from artifactfs.cli.context import Context, pass_context
+from artifactfs.cli.context import Context, pass_context, registry_option
 from artifactfs.errors import Access, Conflict, InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -54,6 +54,22 @@ def encrypt(context: Context, location: str, key_file: Path | None) -> Repositor
     return repository
 
 
+def encrypt_in(context: Context, url: str, key_file: Path | None) -> str:
+    """Have the project in a server's database, which holds nothing of it yet, be encrypted; the tables are made. Returns its name."""
+    from artifactfs import sealing
+
+    sealing.require()
+    settings = context.settings
+    with (
+        closing(_database(settings, url, create=True)) as registry,
+        _key(settings, key_file, given=key_file is None) as chosen,
+    ):
+        registry.encrypt(chosen.key)
+        name = str(registry)
+    _tell(settings, chosen)
+    return name
+
+
 @click.command("rekey")
 @click.option(
     "--new-key-file",
@@ -61,22 +77,22 @@ def encrypt(context: Context, location: str, key_file: Path | None) -> Repositor
     metavar="FILE",
     help="The new key; made when it is not there. Without it: a new key among those of this user.",
 )
+@registry_option
 @pass_context
-def rekey_command(context: Context, new_key_file: Path | None) -> None:
+def rekey_command(context: Context, new_key_file: Path | None, registry: str | None) -> None:
     """Exchange the key of an encrypted project, all or nothing; what is stored is not written anew.
 
-    Runs where the registry is, with the present key at hand. The old key then opens nothing but backups of the registry that were made
-    before. A server takes the new key up once it is where the old one was.
+    Runs where the registry is, or in a server's database (--registry), with the present key at hand. The old key then opens nothing
+    but backups of the registry that were made before. A server takes the new key up once it is where the old one was.
 
     \b
     Example:
       artifactfs rekey --new-key-file new.key
+      artifactfs rekey --registry postgresql://artifactfs@db.example.com/artifactfs --new-key-file new.key
     """
     settings = context.settings
-    with context.open() as repository:
-        registry = registry_of(repository)
-        with _key(settings, new_key_file, given=False) as chosen:
-            count = registry.rekey(chosen.key)
+    with _registry(context, registry) as opened, _key(settings, new_key_file, given=False) as chosen:
+        count = opened.rekey(chosen.key)
     printing.line(f"{printing.many(count, 'pack')} of project {settings.project} rekeyed")
     _tell(settings, chosen)
 
@@ -91,6 +107,26 @@ def registry_of(repository: Repository) -> SQLRegistry:
             f"keys are made and exchanged where the repository is, not through {repository.location}; run it on that machine"
         )
     return registry
+
+
+@contextmanager
+def _registry(context: Context, url: str | None) -> Iterator[SQLRegistry]:
+    """The registry in a database, or the repository's."""
+    if url is not None:
+        with closing(_database(context.settings, url, create=False)) as registry:
+            yield registry
+        return
+    with context.open() as repository:
+        yield registry_of(repository)
+
+
+def _database(settings: Settings, url: str, *, create: bool) -> SQLRegistry:
+    from artifactfs.keys import ProjectKeys
+    from artifactfs.registry.opening import check_database, open_registry
+
+    return open_registry(
+        check_database(url), project=settings.project, create=create, keys=ProjectKeys(settings.credentials)
+    )
 
 
 @contextmanager

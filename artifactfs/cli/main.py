@@ -37,6 +37,7 @@ COMMANDS: Final = (
     ("Lineage", "lineage", ("runs", "lineage")),
     ("Labels", "labels", ("alias", "tag", "edit")),
     ("Upkeep", "removal", ("delete", "prune", "rename")),
+    ("Upkeep", "collecting", ("gc",)),
     ("Upkeep", "retention", ("retention", "quota")),
     ("Upkeep", "stats", ("stats",)),
     ("Sharing", "transfer", ("copy",)),

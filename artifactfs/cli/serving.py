@@ -75,6 +75,13 @@ if TYPE_CHECKING:
     help="How often retention rules are applied: 30m, 12h, 1d, or never.",
 )
 @click.option(
+    "--gc-interval",
+    default="1d",
+    show_default=True,
+    metavar="SPAN",
+    help="How often the garbage of all projects is collected: 12h, 1d, 7d, or never.",
+)
+@click.option(
     "--scrub-days",
     type=click.FloatRange(0, 3650),
     default=30,
@@ -108,6 +115,7 @@ def serve_command(
     no_signed_urls: bool,
     graceful: int,
     upkeep_interval: str,
+    gc_interval: str,
     scrub_days: float,
     scrub_rate: str,
     no_access_log: bool,
@@ -151,9 +159,8 @@ def serve_command(
         raise InvalidInput(
             f"serve needs a repository in a directory, not {location}; give one: artifactfs --repository DIR serve"
         )
-    upkeep = 0 if upkeep_interval == "never" else read_span(upkeep_interval)
-    if upkeep is None:
-        raise InvalidInput(f"not a span of time: {upkeep_interval!r}; give --upkeep-interval as 30m, 12h, 1d, or never")
+    upkeep = _interval("--upkeep-interval", upkeep_interval)
+    collecting = _interval("--gc-interval", gc_interval)
     loopback = is_loopback(host)
     if allow_unauthenticated and require_tokens:
         raise InvalidInput("--allow-unauthenticated and --require-tokens exclude each other; give one of them")
@@ -174,6 +181,7 @@ def serve_command(
     with closing(listen(host, port)) as listener, ExitStack() as stack:
         repository = stack.enter_context(context.open(create=True))
         own, where = _registry_of(repository), repository.location
+        beside_own = own
         beside: Path | None = repository.disk / STORE
         make = f"artifactfs --repository {where} token create"
         if registry is not None:
@@ -191,6 +199,8 @@ def serve_command(
         else:
             stores = open_stores(own, ground)
             stores.check()
+        if own is not beside_own and stores.local:
+            beside_own.record_other_registry(where)
         if require_tokens and not loopback and not own.tokens.exist():
             raise Access(
                 f"{host} can be reached from other machines, and there is no token yet, so that nobody could come in; make the first: "
@@ -224,12 +234,21 @@ def serve_command(
             try:
                 if scrub_days:
                     scrubbing.start()
+                if collecting:
+                    app.state.service.collections.schedule(collecting, log)
                 Serving(app, listener, graceful=graceful, certificate=certificate).run(tell)
             finally:
                 scrubbing.stop()
         finally:
             log.close()
             stores.close()
+
+
+def _interval(option: str, words: str) -> float:
+    seconds = 0 if words == "never" else read_span(words)
+    if seconds is None:
+        raise InvalidInput(f"not a span of time: {words!r}; give {option} as 30m, 12h, 1d, or never")
+    return seconds
 
 
 def _registry_of(repository: Repository) -> SQLRegistry:

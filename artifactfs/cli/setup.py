@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
+from click.core import ParameterSource
 
 from artifactfs.cli import printing
-from artifactfs.cli.context import Context, pass_context
+from artifactfs.cli.context import Context, pass_context, registry_option
 from artifactfs.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -32,19 +33,24 @@ TASKS: Final[tuple[str, ...]] = ("data-sets", "models", "references", "lineage",
     metavar="FILE",
     help="With --encrypt: its key; made when it is not there. Without: the one that the settings give, or a new one of this user.",
 )
+@registry_option
 @pass_context
-def init_command(context: Context, directory: Path | None, *, encrypt: bool, key_file: Path | None) -> None:
+def init_command(
+    context: Context, directory: Path | None, *, encrypt: bool, key_file: Path | None, registry: str | None
+) -> None:
     """Make an embedded repository in a new or empty directory; prints the directory.
 
     Without DIR, where --repository, ARTIFACTFS_REPOSITORY, the configuration file or the default say. The default repository is also
     made by the first put or mount.
 
-    With --encrypt what the project stores is encrypted (help encryption). Each project has its own key, or none.
+    With --encrypt what the project stores is encrypted (help encryption). Each project has its own key, or none. With --registry too
+    it is a project of the database of servers, and no directory is made.
 
     \b
     Example:
       artifactfs init /data/artifacts
       artifactfs --project patients init /data/artifacts --encrypt
+      artifactfs --project patients init --encrypt --registry postgresql://artifactfs@db.example.com/artifactfs
       export ARTIFACTFS_REPOSITORY=/data/artifacts
     """
     from artifactfs.repository import Repository
@@ -53,6 +59,19 @@ def init_command(context: Context, directory: Path | None, *, encrypt: bool, key
     location = settings.repository if directory is None else str(directory.expanduser().absolute())
     if key_file is not None and not encrypt:
         raise InvalidInput("--key-file is of --encrypt; give both, or neither")
+    # The variable may be there for serve: a directory is then made as without it.
+    said = click.get_current_context().get_parameter_source("registry") is ParameterSource.COMMANDLINE
+    if said and not encrypt:
+        raise InvalidInput("--registry is of --encrypt: `artifactfs serve` makes the tables of a database; give both")
+    if encrypt and registry is not None:
+        if directory is not None:
+            raise InvalidInput(
+                f"the project is in the directory {directory} or in the database of --registry (ARTIFACTFS_REGISTRY); leave one out"
+            )
+        from artifactfs.cli.encryption import encrypt_in
+
+        printing.line(encrypt_in(context, registry, key_file))
+        return
     if encrypt:
         from artifactfs.cli.encryption import encrypt as encrypted
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from artifactfs.cli import printing
-from artifactfs.cli.context import Context, pass_context, read_span
+from artifactfs.cli.context import Context, pass_context, read_span, registry_option
 from artifactfs.errors import InvalidInput, translate_os
 from artifactfs.model.access import ALL_PROJECTS, ROLES
 
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
 
 NEVER: Final = "never"
 DAYS: Final = "30d"
-
-
-_registry: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
-    "--registry",
-    metavar="URL",
-    envvar="ARTIFACTFS_REGISTRY",
-    show_envvar=True,
-    help="Work in this PostgreSQL database, without a server.",
-)
 
 
 @click.group("token", no_args_is_help=False)
@@ -59,7 +50,7 @@ def token_command() -> None:
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="New file for it, which you alone can read."
 )
-@_registry
+@registry_option
 @pass_context
 def token_create(
     context: Context,
@@ -104,7 +95,7 @@ def token_create(
 
 @token_command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@_registry
+@registry_option
 @pass_context
 def token_list(context: Context, *, as_json: bool, registry: str | None) -> None:
     """List tokens, ended ones too. What proves them is not kept, so it is not shown.
@@ -130,7 +121,7 @@ def token_list(context: Context, *, as_json: bool, registry: str | None) -> None
 
 @token_command.command("revoke")
 @click.argument("token", metavar="ID")
-@_registry
+@registry_option
 @pass_context
 def token_revoke(context: Context, *, token: str, registry: str | None) -> None:
     """Revoke a token. Servers heed it within 5 seconds.

@@ -42,6 +42,8 @@ from artifactfs.errors import Access, Format, Integrity
 from artifactfs.model.records import FLAG_ENCRYPTED, FLAG_ZSTD, KIND_MASK, KIND_SHIFT, ChunkRow, Location, PackRow
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from artifactfs.content.store import Store
 
 PACK_SIZE: Final = 64 << 20
@@ -158,9 +160,14 @@ class PackUpload:
         """What it would be called if it were closed now."""
         return self._hash.hexdigest()
 
-    def publish(self) -> PackRow:
-        """Make the pack and its table of contents durable. Only then may its chunks be recorded."""
+    def publish(self, expect: Callable[[str, int], None] | None = None) -> PackRow:
+        """Make the pack and its table of contents durable. Only then may its chunks be recorded.
+
+        ``expect`` (:meth:`Registry.expect_pack`) is told the pack's digest and size before, where collections delete packs.
+        """
         pack = PackRow(self._hash.hexdigest(), self.size, tuple(self._rows), self._key)
+        if expect is not None:
+            expect(pack.digest, pack.size)
         self._upload.publish(pack_key(pack.digest))
         index = self._store.upload()
         try:

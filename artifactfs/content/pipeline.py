@@ -7,6 +7,9 @@ itself is used by one thread.
 Invariant *durable-before-recorded*: a chunk's row is added only after its pack and the pack's table of contents were
 published. So a crash at any moment leaves at most packs that no row names, which ``gc`` finds.
 
+Invariant *expected-before-published*: the Registry is told of a pack before it is published, so that no collection deletes an object
+of the same name meanwhile.
+
 Invariant *first-error-stays*: the first error of either thread stops all work, removes what was begun, and is raised
 by every later call.
 """
@@ -175,7 +178,7 @@ class Pipeline:
                 if self.error is not None or self._discarding.is_set():
                     work.abort()
                 else:
-                    pack = work.publish()
+                    pack = work.publish(self._registry.expect_pack)
                     self._registry.add_packs([pack], session=self._session)
                     self._pending.difference_update([row.digest for row in pack.chunks])
             except BaseException as error:  # whatever it is, the caller must hear of it

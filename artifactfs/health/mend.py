@@ -1,6 +1,6 @@
 """Mending: a damaged pack gives up what is sound in it, and lost chunks are looked for in the packs that are left.
 
-Used by repair. One thread.
+Used by repair, under a Session: what is written or found is recorded while no collection may delete it. One thread.
 
 A pack that lost bytes is not written to. What is sound in it goes to a new pack; one transaction has these chunks there, and forgets
 the lost ones, so that they may be stored anew; then the old pack is set aside, below ``quarantine/`` in the Store. Killed
@@ -102,9 +102,9 @@ def _replace(store: Store, index: PackIndex, found: Examined) -> Mended:
         elif upload.digest == pack:
             # Nothing was lost, and the same bytes have the same key.
             set_aside(store, pack)
-            index.settle_packs([upload.publish()])
+            index.settle_packs([upload.publish(index.expect_pack)])
         else:
-            index.settle_packs([upload.publish()], lost=found.bad, without=[pack])
+            index.settle_packs([upload.publish(index.expect_pack)], lost=found.bad, without=[pack])
             set_aside(store, pack)
     except BaseException:
         if upload is not None:
@@ -173,6 +173,8 @@ def adopt(store: Store, index: PackIndex, wanted: Mapping[bytes, int], pace: Pac
             break
         rows = [row for row in table.chunks if row.digest in wanted and row.digest not in found]
         sound = []
+        if rows:
+            index.expect_pack(table.digest, table.size)  # before it is read: nothing alive may have been found in it
         for row in rows:
             pace.take(row.length)
             with suppress(ArtifactFSError):

@@ -84,6 +84,9 @@ def commit_area(
                     progress(Progress(frozen.files, writer.bytes_read, writer.bytes_stored))
 
             writer.progress = report
+            if frozen.base_number is not None:
+                # What is unchanged is not stored anew. The mount's own session keeps it so far.
+                writing.keep([(name, frozen.base_number)], frozen.base_digest)
             root = staging.build(frozen, writer, progress=report)
             if frozen.base_number is None and root.entries == 0:
                 raise Conflict(f"{name}/staging is empty: there is nothing to commit yet")

@@ -1,7 +1,8 @@
-"""Keeper: the thread that keeps the versions a mount depends on from being deleted.
+"""Keeper: the thread that keeps the versions a mount depends on from being deleted, and what they hold from being collected.
 
 Used by the Service. A Session in the registry holds the versions that changed staging areas are based on, and those that the mount
 pins. It is looked at every LOOK_SECONDS, so that a version may be deleted unseen within as long after the first change of its area.
+One that is deleted on purpose stays held, so that all that it holds is there as long as it is in use here.
 Nothing that goes wrong here keeps the mount from working: it is said in the log once, and tried again.
 
 While an area has changes the Session lives for STAGED_SECONDS beyond the last renewal, also without the mount: its number lies in the
@@ -21,9 +22,8 @@ from typing import Final
 from artifactfs.errors import Access, ArtifactFSError, Conflict
 from artifactfs.registry.contract import Registry
 from artifactfs.registry.deletion import this_user
+from artifactfs.registry.sessions import KEEPING
 
-KIND: Final = "mount"
-"""The kind of such sessions. They build nothing, so that no collection needs to wait for them."""
 LOOK_SECONDS: Final = 1.0
 RENEW_SECONDS: Final = 60.0
 PINNED_SECONDS: Final = 600.0
@@ -58,6 +58,10 @@ class Keeper:
         self._file = workspace / FILE
         self._session: int | None = None
         self._told: dict[int, str] | None = None
+        self._ids: dict[
+            tuple[str, int], int
+        ] = {}  # of versions that are held, which may be deleted or renamed meanwhile
+        self._lost: frozenset[int] = frozenset()
         self._staged = False
         self._failed = ""
         self._stopping = Event()
@@ -104,7 +108,7 @@ class Keeper:
         seconds = STAGED_SECONDS if self._staged else PINNED_SECONDS
         session = self._living(seconds)
         if held != self._told:
-            self._registry.retention.hold(session, held)
+            self._tell_lost(frozenset(self._registry.retention.hold(session, held)))
             self._told = held
         return time.monotonic() + RENEW_SECONDS
 
@@ -119,7 +123,7 @@ class Keeper:
             else:
                 self._session = session
                 return session
-        self._session = self._registry.open_session(KIND, seconds=seconds)
+        self._session = self._registry.open_session(KEEPING, seconds=seconds)
         with suppress(OSError):  # without it the Session of a killed mount holds for a while longer, no more
             self._file.write_text(str(self._session), encoding="ascii")
         return self._session
@@ -135,22 +139,31 @@ class Keeper:
         self._staged = bool(based)
         wanted = [(name, number, f"pinned at {self._place}") for name, number in self._pins.items()]
         wanted += [(name, number, f"staging at {self._place}") for name, number in based]
-        held = {}
-        for name, number, purpose in wanted:
-            version = self._registry.version(name, number)
-            if version is not None:
-                held[version.id] = purpose
-        return held
+        ids = {(name, number): self._identity(name, number) for name, number, _ in wanted}
+        self._ids = {key: identity for key, identity in ids.items() if identity is not None}
+        return {self._ids[name, number]: purpose for name, number, purpose in wanted if (name, number) in self._ids}
+
+    def _identity(self, name: str, number: int) -> int | None:
+        """The id of a version, also of one that was deleted since it was held here, by this mount or one before."""
+        known = self._ids.get((name, number))
+        if known is not None:
+            return known
+        version = self._registry.version(name, number) or self._registry.retention.tombstone(name, number)
+        return None if version is None else version.id
+
+    def _tell_lost(self, lost: frozenset[int]) -> None:
+        for (name, number), identity in self._ids.items():
+            if identity in lost - self._lost:
+                _logger.warning("%s:v%d, which is in use here, was deleted and may be collected", name, number)
+        self._lost = lost
 
     def _end(self) -> None:
-        if self._session is None:
-            return
+        held = self._held()  # as it is now: a commit may just have ended, or the first change been made
         if self._staged:
             pinned = f"pinned at {self._place}"
-            staged = {identity: purpose for identity, purpose in (self._told or {}).items() if purpose != pinned}
-            self._registry.renew_session(self._session, seconds=STAGED_SECONDS)
-            self._registry.retention.hold(self._session, staged)
-        else:
+            staged = {identity: purpose for identity, purpose in held.items() if purpose != pinned}
+            self._registry.retention.hold(self._living(STAGED_SECONDS), staged)
+        elif self._session is not None:
             self._registry.close_session(self._session)
             self._file.unlink(missing_ok=True)
 

@@ -448,7 +448,9 @@ class Artifact:
         version = self._logged("new_draft")
         draft = Artifact(self._name, self._type, version.description, version.metadata)
         draft._project = self._where
-        draft._draft = Draft(self._where.repository, base=version.digest, words=PYTHON)
+        draft._draft = Draft(
+            self._where.repository, base=version.digest, versions=[(version.artifact, version.number)], words=PYTHON
+        )
         return draft
 
     # -- contents: at any time -------------------------------------------------------------------------------------
@@ -585,7 +587,12 @@ class Artifact:
             building = self._draft
             if building is None:
                 version = self._logged("log_artifact")
-                building = Draft(self._where.repository, base=version.digest, words=PYTHON)
+                building = Draft(
+                    self._where.repository,
+                    base=version.digest,
+                    versions=[(version.artifact, version.number)],
+                    words=PYTHON,
+                )
             if draft is not None:
                 parts = repository.registry.parts(self._name, draft)
                 if not parts:  # nothing, or what this process alone holds, would become `latest`

@@ -5,13 +5,14 @@ Used by :mod:`artifactfs.registry.sql`. Safe from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
     Column,
     Connection,
+    FromClause,
     LargeBinary,
     Select,
     bindparam,
@@ -21,14 +22,24 @@ from sqlalchemy import (
     literal_column,
     select,
     true,
+    update,
 )
 
-from artifactfs.errors import Integrity, InvalidInput
+from artifactfs.errors import Integrity, InvalidInput, Unavailable
 from artifactfs.model.digest import DIGEST_SIZE
 from artifactfs.model.records import FLAG_ENCRYPTED, ChunkRow, Location, PackRow
 from artifactfs.registry import sealed
 from artifactfs.registry.database import Database
-from artifactfs.registry.schema import chunk, pack
+from artifactfs.registry.schema import (
+    PACK_ALIVE,
+    PACK_CONDEMNED,
+    PACK_DELETING,
+    PACK_GONE,
+    chunk,
+    collection,
+    pack,
+    session,
+)
 from artifactfs.registry.schema import project as project_table
 from artifactfs.sealing import KEY_SIZE
 
@@ -38,8 +49,15 @@ _BATCH: Final = 512
 _POSTGRESQL: Final = "postgresql"
 _COLUMNS: Final = ("project", "digest", "pack", "offset", "length", "size", "flags")
 
-_KNOWN: Final = select(chunk.c.digest).where(
-    chunk.c.project == bindparam("project"), chunk.c.digest.in_(bindparam("digests", expanding=True))
+# One statement, so that it sees one moment: what a collection condemned is missing.
+_KNOWN: Final = (
+    select(chunk.c.digest)
+    .join_from(chunk, pack, pack.c.id == chunk.c.pack)
+    .where(
+        chunk.c.project == bindparam("project"),
+        chunk.c.digest.in_(bindparam("digests", expanding=True)),
+        pack.c.state == PACK_ALIVE,
+    )
 )
 _PLACES: Final = select(
     chunk.c.digest, chunk.c.pack, chunk.c.offset, chunk.c.length, chunk.c.size, chunk.c.flags
@@ -53,24 +71,81 @@ _WANTED: Final = (
 )
 
 
-def _each(*columns: Column[Any]) -> Select[Any]:
+def _each(*columns: Column[Any]) -> FromClause:
     own = chunk.c.project == bindparam("project")
-    found = select(*columns).where(own, chunk.c.digest == _WANTED.c.digest).offset(literal_column("0")).lateral("found")
+    return select(*columns).where(own, chunk.c.digest == _WANTED.c.digest).offset(literal_column("0")).lateral("found")
+
+
+def _looked_up(found: FromClause) -> Select[Any]:
     return select(*found.c).select_from(_WANTED).join(found, true())
 
 
-_KNOWN_EACH: Final = _each(chunk.c.digest)
-_PLACES_EACH: Final = _each(chunk.c.digest, chunk.c.pack, chunk.c.offset, chunk.c.length, chunk.c.size, chunk.c.flags)
+_FOUND: Final = _each(chunk.c.digest, chunk.c.pack)
+# The packs are few, as many as a batch names: each is looked up by its key, or all are joined at once.
+_KNOWN_EACH: Final = (
+    select(_FOUND.c.digest)
+    .select_from(_WANTED)
+    .join(_FOUND, true())
+    .join(pack, pack.c.id == _FOUND.c.pack)
+    .where(pack.c.state == PACK_ALIVE)
+)
+_PLACES_EACH: Final = _looked_up(
+    _each(chunk.c.digest, chunk.c.pack, chunk.c.offset, chunk.c.length, chunk.c.size, chunk.c.flags)
+)
 # With the id of the project's key: one statement sees a data key and what wraps it before a rekey, or both after it.
 _NAMES: Final = (
     select(pack.c.id, pack.c.digest, pack.c.wrapped_key, project_table.c.name, project_table.c.key_id)
     .join_from(pack, project_table, project_table.c.id == pack.c.project)
     .where(pack.c.id.in_(bindparam("ids", expanding=True)))
 )
-_PACK: Final = select(pack.c.id, pack.c.size, pack.c.wrapped_key).where(
-    pack.c.project == bindparam("project"), pack.c.digest == bindparam("digest")
+_PACK: Final = (
+    select(pack.c.id, pack.c.size, pack.c.wrapped_key, pack.c.state)
+    .where(pack.c.project == bindparam("project"), pack.c.digest == bindparam("digest"))
+    .with_for_update()
 )
-_PACKS: Final = select(pack.c.digest, pack.c.size).where(pack.c.project == bindparam("project")).order_by(pack.c.digest)
+_PACKS: Final = (
+    select(pack.c.digest, pack.c.size)
+    .where(pack.c.project == bindparam("project"), pack.c.state == PACK_ALIVE)
+    .order_by(pack.c.digest)
+)
+_ALIVE: Final = select(pack.c.id).where(
+    pack.c.project == bindparam("project"), pack.c.digest == bindparam("digest"), pack.c.state == PACK_ALIVE
+)
+_KEYED: Final = select(pack.c.id).where(
+    pack.c.project == bindparam("project"),
+    pack.c.digest == bindparam("digest"),
+    (pack.c.state == PACK_ALIVE) | pack.c.wrapped_key.is_not(None),
+)
+_RECORD: Final = (
+    update(pack)
+    .where(pack.c.id == bindparam("number"))
+    .values(
+        state=PACK_ALIVE,
+        barrier=None,
+        size=bindparam("bytes"),
+        session=bindparam("by"),
+        wrapped_key=bindparam("wrapped"),
+    )
+)
+_EXPECT: Final = (
+    update(pack).where(pack.c.id == bindparam("number")).values(state=PACK_CONDEMNED, barrier=bindparam("highest"))
+)
+_HIGHEST_SESSION: Final = select(func.max(session.c.id)).where(session.c.project == bindparam("of"))
+_SHARE: Final = select(collection.c.project).where(collection.c.project == bindparam("of")).with_for_update(read=True)
+# A chunk moves to a pack that was just recorded when the one it lay in is condemned, or is one of those that give theirs away.
+_OF_PLACE: Final = update(chunk).where(chunk.c.project == bindparam("of"), chunk.c.digest == bindparam("named"))
+_PLACED: Final[dict[str, Any]] = {
+    name: bindparam(f"new_{name}") for name in ("pack", "offset", "length", "size", "flags")
+}
+_REPLACE: Final = _OF_PLACE.where(
+    select(pack.c.id).where(pack.c.id == chunk.c.pack, pack.c.state != PACK_ALIVE).exists()
+).values(_PLACED)
+_MOVE: Final = _OF_PLACE.where(chunk.c.pack == bindparam("source")).values(_PLACED)
+_NOT_ALIVE: Final = (
+    select(pack.c.id)
+    .where(pack.c.project == bindparam("of"), pack.c.state.in_((PACK_CONDEMNED, PACK_DELETING)))
+    .limit(1)
+)
 _ROWS_OF_PACK: Final = (
     select(chunk.c.digest, chunk.c.offset, chunk.c.length, chunk.c.size, chunk.c.flags)
     .join_from(chunk, pack, pack.c.id == chunk.c.pack)
@@ -94,7 +169,13 @@ _NUMBERS: Final = select(pack.c.id).where(
 _HOLDERS: Final = (
     select(pack.c.digest, project_table.c.name).join_from(pack, project_table).order_by(project_table.c.name)
 )
-_TOTALS: Final = select(func.count(), func.coalesce(func.sum(pack.c.size), 0)).select_from(pack)
+_TOTALS: Final = (
+    select(func.count(), func.coalesce(func.sum(pack.c.size), 0)).select_from(pack).where(pack.c.state != PACK_GONE)
+)
+
+
+_Row = tuple[int, bytes, int, int, int, int, int]
+"""A chunk's row, in the order of _COLUMNS."""
 
 
 class ChunkIndex:
@@ -108,7 +189,7 @@ class ChunkIndex:
         self._names: dict[int, tuple[str, bytes]] = {}
 
     def missing(self, project: int, digests: Collection[bytes]) -> set[bytes]:
-        """Those of ``digests`` that the project does not hold."""
+        """Those of ``digests`` that the project does not hold, or is about to give up."""
         absent = set(digests)
         if absent:
             with self._database.reading() as connection:
@@ -135,14 +216,62 @@ class ChunkIndex:
                     found[digest] = Location(name, offset, length, size, flags, key)
         return found
 
-    def add(self, connection: Connection, project: int, packs: Sequence[PackRow]) -> None:
-        """Record packs with their chunks, in the caller's transaction.
+    def add(
+        self, connection: Connection, project: int, packs: Sequence[PackRow], *, session: int | None = None
+    ) -> None:
+        """Record packs with their chunks, in the caller's transaction. Unavailable for one that a collection is deleting.
 
         All packs, then all chunks, each in the order of their tables: it is fastest, and two transactions that add some of the same
         never wait for each other.
         """
         if not packs:
             return
+        self._share(connection, project)
+        chunks = self._record(connection, project, packs, session)
+        if chunks:
+            self._database.insert_absent(connection, chunk, _COLUMNS, chunks)
+            # A look of 4 us: nearly always there is nothing condemned.
+            if connection.execute(_NOT_ALIVE, {"of": project}).first() is not None:
+                connection.execute(_REPLACE, [_values(each) for each in chunks])
+
+    def move(
+        self,
+        connection: Connection,
+        project: int,
+        row: PackRow,
+        sources: Mapping[bytes, int],
+        *,
+        session: int | None,
+    ) -> None:
+        """Record a pack whose chunks lie in other packs too, and have them found in it from now on.
+
+        ``sources`` says of each chunk in which (by id); one that is found elsewhere by now stays there. In the caller's transaction,
+        which holds the collection's row.
+        """
+        chunks = self._record(connection, project, [row], session)
+        connection.execute(_MOVE, [{**_values(each), "source": sources[each[1]]} for each in chunks])
+
+    def expect(self, connection: Connection, project: int, digest: str, size: int) -> bool:
+        """Keep the object of a pack, there or not, until the sessions of now have ended. False while one is being deleted."""
+        values = [(project, digest, size, PACK_GONE)]
+        self._database.insert_absent(connection, pack, ("project", "digest", "size", "state"), values)
+        row = connection.execute(_PACK, {"project": project, "digest": digest}).one()
+        if row.state == PACK_DELETING:
+            return False
+        if row.state in {PACK_CONDEMNED, PACK_GONE}:
+            highest = connection.execute(_HIGHEST_SESSION, {"of": project}).scalar() or 0
+            connection.execute(_EXPECT, {"number": row.id, "highest": highest})
+        return True
+
+    def _share(self, connection: Connection, project: int) -> None:
+        """Where a database has several writers, no collection changes packs until the transaction ends, and others add theirs."""
+        self._database.insert_absent(connection, collection, ("project",), [(project,)])
+        connection.execute(_SHARE, {"of": project})
+
+    def _record(
+        self, connection: Connection, project: int, packs: Sequence[PackRow], session: int | None
+    ) -> list[_Row]:
+        """Have rows say that packs are alive; returns the rows of their chunks, in the order of the table."""
         rows = sorted(packs, key=lambda row: row.digest)
         wrapped = sealed.wrap(connection, self._keys, project, [(row.digest, row.key) for row in rows])
         self._database.insert_absent(
@@ -151,30 +280,43 @@ class ChunkIndex:
             ("project", "digest", "size", "wrapped_key"),
             [(project, row.digest, row.size, own) for row, own in zip(rows, wrapped, strict=True)],
         )
-        chunks = []
+        chunks: list[_Row] = []
         for row, own in zip(rows, wrapped, strict=True):
-            number, size, present = connection.execute(_PACK, {"project": project, "digest": row.digest}).one()
-            if size != row.size:
-                raise InvalidInput(f"pack {row.digest} has {size} bytes, not {row.size}")
-            if present != own and not sealed.is_key(connection, self._keys, project, (row.digest, row.key), present):
-                raise InvalidInput(f"pack {row.digest} is recorded with another key; begin the upload anew")
+            found = connection.execute(_PACK, {"project": project, "digest": row.digest}).one()
+            present = found.wrapped_key
+            if found.state == PACK_DELETING:
+                raise being_deleted(row.digest)
+            if found.state == PACK_ALIVE or present is not None:
+                if found.size != row.size:
+                    raise InvalidInput(f"pack {row.digest} has {found.size} bytes, not {row.size}")
+                if present != own and not sealed.is_key(
+                    connection, self._keys, project, (row.digest, row.key), present
+                ):
+                    raise InvalidInput(f"pack {row.digest} is recorded with another key; begin the upload anew")
+            if present is None:
+                present = own  # of an object that was found, or said to come, no key is known
+            connection.execute(_RECORD, {"number": found.id, "bytes": row.size, "by": session, "wrapped": present})
             chunks += [
-                (project, entry.digest, number, entry.offset, entry.length, entry.size, entry.flags)
+                (project, entry.digest, found.id, entry.offset, entry.length, entry.size, entry.flags)
                 for entry in row.chunks
             ]
-        if chunks:
-            chunks.sort()
-            self._database.insert_absent(connection, chunk, _COLUMNS, chunks)
+        return sorted(chunks)
 
     def packs(self, project: int) -> list[tuple[str, int]]:
-        """Every pack: digest and size, sorted by digest."""
+        """Every pack that is not about to go: digest and size, sorted by digest."""
         with self._database.reading() as connection:
             return [(digest, size) for digest, size in connection.execute(_PACKS, {"project": project})]
+
+    def has(self, project: int, digest: str) -> bool:
+        """Whether a pack is among :meth:`packs`."""
+        with self._database.reading() as connection:
+            return connection.execute(_ALIVE, {"project": project, "digest": digest}).first() is not None
 
     def data_key(self, project: int, digest: str) -> bytes:
         """The data key of a pack; empty for one that is not sealed, or not there. Access, Integrity."""
         with self._database.reading() as connection:
-            numbers = set(connection.execute(_NUMBERS, {"project": project, "names": [digest]}).scalars())
+            # Of an object that a collection found, or that was said to come, no key is known.
+            numbers = set(connection.execute(_KEYED, {"project": project, "digest": digest}).scalars())
             return next((self._pack_names(connection, numbers)[number][1] for number in numbers), b"")
 
     def rows_of(self, project: int, digest: str) -> tuple[ChunkRow, ...]:
@@ -193,6 +335,7 @@ class ChunkIndex:
         without: Collection[str],
     ) -> None:
         """Move chunks to other packs, and forget lost ones and packs without any, in the caller's transaction."""
+        self._share(connection, project)  # before any chunk's row, as collections do
         for row in packs:
             for batch in _batches({entry.digest for entry in row.chunks}):
                 connection.execute(_FORGET, {"project": project, "digests": batch})
@@ -230,6 +373,19 @@ class ChunkIndex:
                     f"{self._database} has chunks in {len(lost)} packs that it lacks: run `artifactfs verify`"
                 )
         return self._names
+
+
+def _values(row: _Row) -> dict[str, object]:
+    of, named, *place = row
+    names = ("new_pack", "new_offset", "new_length", "new_size", "new_flags")
+    return {"of": of, "named": named, **dict(zip(names, place, strict=True))}
+
+
+def being_deleted(digest: str) -> Unavailable:
+    """What to say of a pack that is to be stored again while it is deleted."""
+    return Unavailable(
+        f"pack {digest} is being deleted by a collection; repeat in a moment, or, if that was interrupted, after `artifactfs gc`"
+    )
 
 
 def check_pack(row: PackRow) -> PackRow:

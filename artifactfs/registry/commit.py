@@ -92,6 +92,9 @@ def commit(
         return _answer_again(connection, project, request, repeat), False
 
     require_session(connection, project, request.session, now=now)
+    if request.draft is not None:
+        # What its parts hold was not stored anew: their sessions must have lasted until now.
+        drafts.parts(connection, project, name, request.draft, now=now, hold=True)
     if request.run is not None:
         require_run(connection, project, request.run)
     latest = version_with_alias(connection, project, name, LATEST)

@@ -14,6 +14,8 @@ from artifactfs.model.digest import DIGEST_SIZE
 from artifactfs.model.names import LATEST
 from artifactfs.registry.schema import (
     EVERY_ARTIFACT,
+    PACK_ALIVE,
+    PACK_GONE,
     alias,
     artifact,
     chunk,
@@ -121,11 +123,15 @@ RULES: Final = (
         .where(version.c.run != "", run_output.c.version.is_(None)),
         lambda row: f"{row[0]}:v{row[1]} was made by the run {row[2]!r}, of which it is no output",
     ),
-    # A pack has a data key when its project is encrypted, and none otherwise.
+    # A pack has a data key when its project is encrypted, and none otherwise. Of an object that a collection found, or that was only
+    # said to come, no key is known, and that of a pack which is gone went with it.
     Rule(
         select(project.c.name, pack.c.digest)
         .join_from(pack, project, project.c.id == pack.c.project)
-        .where((project.c.key_id == "") != pack.c.wrapped_key.is_(None)),
+        .where(
+            (project.c.key_id == "") != pack.c.wrapped_key.is_(None),
+            (pack.c.state == PACK_ALIVE) | pack.c.wrapped_key.is_not(None),
+        ),
         lambda row: f"the pack {row[1]} has a key and the project {row[0]} is not encrypted, or the other way round",
     ),
     # What is said of an artifact is said in its own project.
@@ -142,6 +148,7 @@ RULES: Final = (
             | (chunk.c.length <= 0)
             | (chunk.c.offset + chunk.c.length > pack.c.size)
             | (func.length(chunk.c.digest) != DIGEST_SIZE)
+            | (pack.c.state == PACK_GONE)
         ),
         lambda row: f"the chunk {_hexadecimal(row[0])} does not lie in its pack {row[1]}",
     ),

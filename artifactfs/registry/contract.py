@@ -101,10 +101,11 @@ class Retention(Protocol):
     def rules(self) -> list[RetentionRule]:
         """All rules, the one of every artifact first."""
 
-    def hold(self, session: int, held: dict[int, str]) -> None:
+    def hold(self, session: int, held: dict[int, str]) -> list[int]:
         """Let a session keep these versions (VersionRecord.id, each with what for) from being deleted, and no others.
 
-        Ends with the session. Deleted ones are left out. Conflict when the session has ended.
+        All that they hold stays until the session ends, also when they are deleted on purpose. Returns those, sorted, that it does not
+        keep: they were deleted and no living session keeps them, so that what they held may be gone. Conflict when it has ended.
         """
 
     def held(self) -> list[tuple[int, str]]:
@@ -186,7 +187,10 @@ class Registry(Protocol):
     # -- chunk index -----------------------------------------------------------------------------------------------
 
     def missing(self, digests: Collection[bytes]) -> set[bytes]:
-        """Those of these chunks (any number) that the project does not hold."""
+        """Those of these chunks (any number) that the project does not hold, or is about to give up.
+
+        What is not among them stays until the sessions that lived when it was asked have ended.
+        """
 
     def locate(self, digests: Collection[bytes]) -> dict[bytes, Location]:
         """Where these chunks (any number) are, of sealed packs with their data keys; unknown ones are left out.
@@ -204,11 +208,19 @@ class Registry(Protocol):
         """Record packs that are durable in the Store, all or none. A chunk that is known keeps its first location.
 
         Of an encrypted project each has its data key (``PackRow.key``), stored wrapped, of another one none; else InvalidInput.
-        Durable when it returns only after the next :meth:`commit` (SQLite: one fsync a commit, not one a pack).
+        Durable when it returns only after the next :meth:`commit` (SQLite: one fsync a commit, not one a pack), or at once where
+        clients go on after a crash of what keeps it (PostgreSQL).
+        """
+
+    def expect_pack(self, digest: str, size: int) -> None:
+        """Say that a pack is about to be published to the Store, before every publication. Idempotent.
+
+        What lies there under this name, or will, is not deleted until the sessions that live now have ended. Waits while it is being
+        deleted, and then is Unavailable. Over a network nothing is asked: a server says it to itself when it is sent a pack.
         """
 
     def packs(self) -> list[tuple[str, int]]:
-        """Every pack of the project: digest and size in bytes."""
+        """Every pack of the project that no collection has condemned: digest and size in bytes."""
 
     # -- commit ----------------------------------------------------------------------------------------------------
 
@@ -344,11 +356,20 @@ class PackIndex(Protocol):
     def locate(self, digests: Collection[bytes]) -> dict[bytes, Location]:
         """As :meth:`Registry.locate`."""
 
+    def check_key(self) -> str:
+        """Find the project's key, and open a data key with it; returns its id, empty when it is not encrypted. Access, Integrity."""
+
     def data_key(self, pack: str) -> bytes:
         """The data key of a pack; empty for one that is not sealed, or not there. Access without the project's key."""
 
+    def has_pack(self, pack: str) -> bool:
+        """Whether a pack is among :meth:`packs`: a collection may have condemned it meanwhile."""
+
     def pack_rows(self, pack: str) -> tuple[ChunkRow, ...]:
         """The chunks that lie in a pack as far as the index tells, in order of offset. Reads the whole index: 1 s a million chunks."""
+
+    def expect_pack(self, digest: str, size: int) -> None:
+        """As :meth:`Registry.expect_pack`; also before one that lies in the Store is read, to be recorded."""
 
     def settle_packs(
         self, packs: Sequence[PackRow], *, lost: Collection[bytes] = (), without: Collection[str] = ()

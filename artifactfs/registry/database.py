@@ -30,6 +30,11 @@ class Database(Protocol):
     A connection that is lost is replaced by the next call; the one that lost it is Unavailable.
     """
 
+    @property
+    def outlived(self) -> bool:
+        """Whether clients go on after a crash of it. They act on what they were told before, so that must be on the disk by then."""
+        ...
+
     def close(self) -> None:
         """Close every connection. Idempotent. Every later call is Unavailable."""
         ...

@@ -34,13 +34,13 @@ _SHOWN: Final = 3  # holders of a version that a message names
 _HOLDERS: Final = (
     select(held_version.c.purpose)
     .join_from(held_version, session, session.c.id == held_version.c.session)
-    .where(held_version.c.version == bindparam("of"), session.c.expires > bindparam("now"))
+    .where(held_version.c.version == bindparam("of"), session.c.expires > bindparam("now"), session.c.ended.is_(None))
     .order_by(held_version.c.purpose)
 )
 _HELD: Final = (
     select(held_version.c.version, held_version.c.purpose)
     .join_from(held_version, session, session.c.id == held_version.c.session)
-    .where(session.c.project == bindparam("of"), session.c.expires > bindparam("now"))
+    .where(session.c.project == bindparam("of"), session.c.expires > bindparam("now"), session.c.ended.is_(None))
 )
 _TOMBSTONES: Final = (
     select(
@@ -73,6 +73,21 @@ _OF_PROJECT: Final = (
         version.c.id.in_(bindparam("ids", expanding=True)),
         version.c.deleted.is_(None),
     )
+    .order_by(version.c.id)
+    .with_for_update(read=True, of=version)  # none of them is deleted unseen
+)
+# Deleted ones that living sessions keep, which are held, so that none of these ends meanwhile.
+_KEPT_ON: Final = (
+    select(held_version.c.version)
+    .join_from(held_version, session, session.c.id == held_version.c.session)
+    .where(
+        session.c.project == bindparam("project"),
+        held_version.c.version.in_(bindparam("ids", expanding=True)),
+        session.c.expires > bindparam("now"),
+        session.c.ended.is_(None),
+    )
+    .order_by(session.c.id)
+    .with_for_update(read=True, key_share=True, of=session)
 )
 
 
@@ -194,20 +209,22 @@ def no_artifact(name: str) -> NotFound:
 # -- who keeps versions --------------------------------------------------------------------------------------------
 
 
-def hold(connection: Connection, project: int, holder: int, held: dict[int, str]) -> None:
+def hold(connection: Connection, project: int, holder: int, held: dict[int, str], *, now: int) -> list[int]:
     """Let a session, whose row the caller holds, keep these versions (ids, each with what for) and no others.
 
-    Versions that are deleted already are left out.
+    Of deleted ones those stay kept that a living session keeps, this one or another. Returns the others, sorted.
     """
-    connection.execute(_RELEASE, {"by": holder})
     wanted = sorted(identity for identity in held if 0 < identity <= LARGEST)
     there: set[int] = set()
     for start in range(0, len(wanted), BATCH):
         batch = wanted[start : start + BATCH]
         there.update(connection.execute(_OF_PROJECT, {"project": project, "ids": batch}).scalars())
+        there.update(connection.execute(_KEPT_ON, {"project": project, "ids": batch, "now": now}).scalars())
+    connection.execute(_RELEASE, {"by": holder})
     if there:
         rows = [{"session": holder, "version": one, "purpose": held[one]} for one in sorted(there)]
         connection.execute(insert(held_version), rows)
+    return sorted(held.keys() - there)
 
 
 def held(connection: Connection, project: int, *, now: int) -> list[tuple[int, str]]:

@@ -27,7 +27,7 @@ _OF_DRAFT: Final = (
     & (draft_part.c.draft == bindparam("called"))
 )
 _PARTS: Final = (
-    select(draft_part.c.digest, session.c.expires)
+    select(draft_part.c.digest, session.c.expires, session.c.ended)
     .join_from(draft_part, session, session.c.id == draft_part.c.session)
     .where(_OF_DRAFT)
 )
@@ -75,11 +75,16 @@ def add_part(
     database.insert_absent(connection, draft_part, _COLUMNS, [(project, name, draft, digest, session)])
 
 
-def parts(connection: Connection, project: int, name: str, draft: str, *, now: int) -> list[bytes]:
-    """What was added, in order of digest. Conflict when sessions have ended that kept some of it: it would be left out."""
+def parts(connection: Connection, project: int, name: str, draft: str, *, now: int, hold: bool = False) -> list[bytes]:
+    """What was added, in order of digest. Conflict when sessions have ended that kept some of it: it would be left out.
+
+    ``hold``: none of these sessions ends until the transaction does.
+    """
+    if hold:
+        connection.execute(_HOLD_SESSIONS, {"of": project, "name": name, "called": draft}).all()
     living: dict[bytes, bool] = {}
-    for digest, expires in connection.execute(_PARTS, {"of": project, "name": name, "called": draft}):
-        living[digest] = living.get(digest, False) or expires > now
+    for digest, expires, over in connection.execute(_PARTS, {"of": project, "name": name, "called": draft}):
+        living[digest] = living.get(digest, False) or (expires > now and over is None)
     ended = sum(not lives for lives in living.values())
     if ended:
         raise Conflict(

@@ -117,6 +117,11 @@ class PostgresDatabase:
     def __str__(self) -> str:
         return self._shown
 
+    @property
+    def outlived(self) -> bool:
+        """Always."""
+        return True
+
     def close(self) -> None:
         """Close every connection. Idempotent."""
         self._closed = True
@@ -178,7 +183,7 @@ class PostgresDatabase:
     def insert_absent(self, connection: Connection, table: Table, names: Sequence[str], rows: list[Any]) -> None:
         """Insert rows (tuples in the order of ``names``) whose keys are not there yet; the others stay as they are.
 
-        Columns go as arrays: 5,000 rows of chunks take a third of the time that as many statements in a pipeline take.
+        Columns go as arrays: 5,000 rows of chunks are one statement, and not as many in a pipeline.
         """
         key = (table.name, tuple(names))
         text = self._inserts.get(key)

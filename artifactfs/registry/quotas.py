@@ -14,10 +14,11 @@ from sqlalchemy import Connection, bindparam, func, select, update
 from artifactfs.errors import InvalidInput, NoSpace
 from artifactfs.model.retention import Usage, full, over_quota
 from artifactfs.registry.checks import LARGEST
-from artifactfs.registry.schema import artifact, pack, project, version
+from artifactfs.registry.schema import PACK_ALIVE, artifact, pack, project, version
 
 _QUOTAS: Final = select(project.c.quota_stored, project.c.quota_logical).where(project.c.id == bindparam("of"))
-_STORED: Final = select(func.sum(pack.c.size)).where(pack.c.project == bindparam("of"))
+# What a collection has condemned counts no more, and is charged again when it is stored again.
+_STORED: Final = select(func.sum(pack.c.size)).where(pack.c.project == bindparam("of"), pack.c.state == PACK_ALIVE)
 _LIVING: Final = (
     select(func.sum(version.c.size), func.count(), func.count(version.c.artifact.distinct()))
     .join_from(artifact, version, version.c.artifact == artifact.c.id)

@@ -217,15 +217,16 @@ class SQLRetention:
 
     # -- who keeps versions ----------------------------------------------------------------------------------------
 
-    def hold(self, session: int, held: dict[int, str]) -> None:
-        """Let a session keep these versions from being deleted, and no others."""
+    def hold(self, session: int, held: dict[int, str]) -> list[int]:
+        """Let a session keep these versions from being deleted, and no others; returns those that it does not keep."""
         for purpose in held.values():
             checks.check_words(purpose, "what a version is kept for", most=_LONGEST_PURPOSE)
             if not checks.is_text(purpose):
                 raise InvalidInput("what a version is kept for is not valid UTF-8; write it again")
-        with self._writing(durable=False) as (connection, of):
-            sessions.require_session(connection, of, session, now=self._now())
-            deletion.hold(connection, of, session, held)
+        with self._writing(durable=self._database.outlived) as (connection, of):
+            now = self._now()
+            sessions.require_session(connection, of, session, now=now, storing=False)
+            return deletion.hold(connection, of, session, held, now=now)
 
     def held(self) -> list[tuple[int, str]]:
         """Versions that living sessions keep, each with what for."""

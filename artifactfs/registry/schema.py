@@ -35,6 +35,8 @@ FORMAT: Final = 3
 FORMAT_KEY: Final = "format"
 # Key in `meta` of the bucket that the packs are in; absent or empty: they are beside the registry. Since format 3.
 STORE_KEY: Final = "store"
+# Key in `meta` of the registry, another one, whose packs lie beside this one; absent: they are this one's. Since format 3.
+OTHER_KEY: Final = "registry"
 
 # SQLite numbers rows by itself only in a column that is INTEGER to the letter; there it has 64 bits anyway.
 _IDENTIFIER: Final = BigInteger().with_variant(Integer(), "sqlite")
@@ -188,8 +190,44 @@ pack: Final = Table(
     Column("digest", String(64), nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("wrapped_key", LargeBinary),  # null: its chunks are not sealed. Since format 3.
+    Column("state", SmallInteger, nullable=False, server_default="0"),  # as below. Since format 3, as are the next two.
+    # Of a condemned pack: the highest session that may rely on it; null while that is not known.
+    Column("barrier", BigInteger),
+    Column("session", BigInteger),  # that recorded it last; it may have ended long ago
     UniqueConstraint("project", "digest"),
     sqlite_autoincrement=True,
+)
+
+PACK_ALIVE: Final = 0
+PACK_CONDEMNED: Final = 1
+"""Nothing alive was found in it. Its chunks can be read, but who stores is told that they are missing."""
+PACK_DELETING: Final = 2
+"""It was found dead once more after all who might have relied on it had ended. Nothing brings it back."""
+PACK_GONE: Final = 3
+"""Deleted, with the rows of its chunks. The row stays: 100 bytes for 64 MiB, where removing it would look through all chunks."""
+
+# What is not there, or is about to go. Few at a time, apart from those that are gone.
+Index(
+    "pack_not_alive",
+    pack.c.project,
+    pack.c.state,
+    sqlite_where=pack.c.state != PACK_ALIVE,
+    postgresql_where=pack.c.state != PACK_ALIVE,
+)
+
+# Who collects garbage in a project, and what was collected. Its row is also what recording packs and collecting wait for each other
+# with, where a database has several writers. Since format 3.
+collection: Final = Table(
+    "collection",
+    TABLES,
+    Column("project", ForeignKey("project.id"), primary_key=True),
+    Column("holder", String(255), nullable=False, server_default=""),  # for people; empty: nobody
+    Column("token", String(64), nullable=False, server_default=""),  # of the one who holds it
+    Column("beat", BigInteger, nullable=False, server_default="0"),  # rises while its holder lives
+    Column(
+        "collected", BigInteger, nullable=False, server_default="0"
+    ),  # of what was deleted before this instant, packs may have gone
+    sqlite_with_rowid=False,
 )
 
 # Who may do what. Of a token's secret the hash is kept alone. Since format 3.
@@ -228,6 +266,8 @@ session: Final = Table(
     Column("kind", String(64), nullable=False),
     Column("started", BigInteger, nullable=False),
     Column("expires", BigInteger, nullable=False),
+    # When a collection counted it as ended: then it stays so, whatever the clock says later. Since format 3.
+    Column("ended", BigInteger),
     sqlite_autoincrement=True,
 )
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, exists, select, update
 
 from artifactfs import sealing
 from artifactfs.errors import Access, Conflict, Integrity, InvalidInput
-from artifactfs.registry.schema import artifact, pack, project
+from artifactfs.registry.schema import PACK_ALIVE, artifact, pack, project
 
 BATCH: Final = 10_000
 """Data keys wrapped anew at a time: some megabytes, 50 ms."""
@@ -26,15 +26,17 @@ _HOLDS: Final = select(
     exists().where(pack.c.project == bindparam("of")), exists().where(artifact.c.project == bindparam("of"))
 )
 _SET: Final = update(project).where(project.c.id == bindparam("of")).values(key_id=bindparam("identity"))
+# Of an object that a collection found, or that was said to come, no key is known.
+_KEYED: Final = (pack.c.state == PACK_ALIVE) | pack.c.wrapped_key.is_not(None)
 _WRAPPED: Final = (
     select(pack.c.id, pack.c.digest, pack.c.wrapped_key)
-    .where(pack.c.project == bindparam("of"), pack.c.id > bindparam("after"))
+    .where(pack.c.project == bindparam("of"), pack.c.id > bindparam("after"), _KEYED)
     .order_by(pack.c.id)
     .limit(BATCH)
 )
 _LAST: Final = (
     select(pack.c.digest, pack.c.wrapped_key)
-    .where(pack.c.project == bindparam("of"))
+    .where(pack.c.project == bindparam("of"), _KEYED)
     .order_by(pack.c.id.desc())
     .limit(1)
 )

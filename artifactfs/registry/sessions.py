@@ -17,19 +17,28 @@ from artifactfs.errors import Conflict, InvalidInput
 from artifactfs.registry.checks import LARGEST
 from artifactfs.registry.schema import draft_part, session
 
+KEEPING: Final = "mount"
+"""The kind of a session that keeps versions and stores nothing: collections do not wait for its end."""
+COLLECTING: Final = "gc"
+"""The kind of a collection's own."""
+
 _LIVING: Final = (
-    select(session.c.id)
+    select(session.c.kind)
     .where(
         session.c.id == bindparam("number"),
         session.c.project == bindparam("of"),
         session.c.expires > bindparam("now"),
+        session.c.ended.is_(None),
     )
     # Shared: it can be prolonged meanwhile, and serve several transactions, but not be ended.
     .with_for_update(read=True, key_share=True)
 )
 _OPEN: Final = insert(session).returning(session.c.id)
 _RENEW: Final = update(session).where(
-    session.c.id == bindparam("number"), session.c.project == bindparam("of"), session.c.expires > bindparam("now")
+    session.c.id == bindparam("number"),
+    session.c.project == bindparam("of"),
+    session.c.expires > bindparam("now"),
+    session.c.ended.is_(None),
 )
 _CLOSE: Final = delete(session).where(session.c.id == bindparam("number"), session.c.project == bindparam("of"))
 # With parts of drafts one stays for a while longer, so that who finishes the draft is told that they have ended.
@@ -78,13 +87,21 @@ def close_session(connection: Connection, project: int, number: int) -> None:
         connection.execute(_CLOSE, {"of": project, "number": number})
 
 
-def require_session(connection: Connection, project: int, number: int | None, *, now: int) -> None:
-    """Hold a session's row until the transaction ends. Conflict when it has ended; None is no session."""
+def require_session(
+    connection: Connection, project: int, number: int | None, *, now: int, storing: bool = True
+) -> None:
+    """Hold a session's row until the transaction ends. Conflict when it has ended; None is no session.
+
+    InvalidInput when something is to be stored under one that collections do not wait for.
+    """
     if number is None:
         return
     row = {"of": project, "number": number, "now": now}
-    if not _is_id(number) or connection.execute(_LIVING, row).first() is None:
+    kind = connection.execute(_LIVING, row).scalar() if _is_id(number) else None
+    if kind is None:
         raise _ended(number)
+    if storing and kind in {KEEPING, COLLECTING}:
+        raise InvalidInput(f"nothing can be stored under session {number}, which is of kind {kind!r}: open another")
 
 
 def _is_id(number: int) -> bool:

@@ -36,17 +36,21 @@ from artifactfs.model.retention import Begun, Permissions
 from artifactfs.registry import checks, drafts, edits, notes, quotas, sealed, search, sessions, versions
 from artifactfs.registry import commit as commits
 from artifactfs.registry import runs as lineage
-from artifactfs.registry.chunks import ChunkIndex, check_pack
+from artifactfs.registry.chunks import ChunkIndex, being_deleted, check_pack
+from artifactfs.registry.collection import CollectionTable
 from artifactfs.registry.consistency import breaches
 from artifactfs.registry.database import BUSY_SECONDS, CHECK_SECONDS, Database
 from artifactfs.registry.retention import SQLRetention
-from artifactfs.registry.schema import STORE_KEY, meta, project
+from artifactfs.registry.schema import OTHER_KEY, STORE_KEY, meta, project
 from artifactfs.registry.sqlite import SQLiteDatabase
 from artifactfs.registry.tokens import TokenTable
 from artifactfs.sealing import key_id
 
 LOOK_SECONDS: Final = 0.25
 """How often a waiting :meth:`SQLRegistry.changed` looks."""
+EXPECT_SECONDS: Final = 10.0
+"""How long who stores a pack waits for a collection that is deleting one of the same name."""
+_EXPECT_LOOK: Final = 0.05
 
 _FIND_PROJECT: Final = select(project.c.id).where(project.c.name == bindparam("called"))
 _PROJECTS: Final = select(project.c.name).order_by(project.c.name)
@@ -57,7 +61,7 @@ _RAISE_REVISION: Final = (
     .where(project.c.id == bindparam("of"))
     .values(revision=case((project.c.revision >= bindparam("now"), project.c.revision + 1), else_=bindparam("now")))
 )
-_STORE: Final = select(meta.c.value).where(meta.c.key == STORE_KEY)
+_STATED: Final = select(meta.c.value).where(meta.c.key == bindparam("called"))
 _NO_PROJECT: Final = 0  # identifiers begin at 1
 
 
@@ -114,6 +118,11 @@ class SQLRegistry:
     def retention(self) -> SQLRetention:
         """What may be deleted, what was, and how much there may be."""
         return SQLRetention(self._name, self._database, self._reading, self._writing, self._raise_revision, self._now)
+
+    @property
+    def collection(self) -> CollectionTable:
+        """What collecting garbage asks and changes."""
+        return CollectionTable(self._database, self._chunks, self._reading, self._writing, self._now)
 
     def of_project(self, name: str) -> SQLRegistry:
         """The registry of another project of this database, on the same connections: closing one closes all. Costs nothing."""
@@ -227,15 +236,27 @@ class SQLRegistry:
     def add_packs(self, packs: Iterable[PackRow], *, session: int | None = None) -> None:
         """Record packs that are durable in the Store, all or none; durable with the next commit.
 
+        At once in a database that clients outlive: a commit that came after its crash would make a version without its chunks.
         InvalidInput for a chunk outside of its pack and for a pack that is not sealed as the project is, Conflict when the session has
         ended, Access without the project's key, NoSpace when the project may take no more.
         """
         rows = [check_pack(row) for row in packs]  # before the lock: the caller's iterator may be slow
-        with self._writing(durable=False) as (connection, number):
+        with self._writing(durable=self._database.outlived) as (connection, number):
             sessions.require_session(connection, number, session, now=self._now())
             before = quotas.stored_before(connection, number)
-            self._chunks.add(connection, number, rows)
+            self._chunks.add(connection, number, rows, session=session)
             quotas.require_stored(connection, number, before)
+
+    def expect_pack(self, digest: str, size: int) -> None:
+        """Say that a pack is about to be published. Waits while a collection deletes one of this name; then Unavailable."""
+        end = time.monotonic() + EXPECT_SECONDS
+        while True:
+            with self._writing(durable=self._database.outlived) as (connection, number):
+                if self._chunks.expect(connection, number, digest, size):
+                    return
+            if time.monotonic() > end:
+                raise being_deleted(digest)
+            time.sleep(_EXPECT_LOOK)
 
     def packs(self) -> list[tuple[str, int]]:
         """Every pack of the project, sorted by digest: digest and size in bytes."""
@@ -252,14 +273,28 @@ class SQLRegistry:
 
     def store_url(self) -> str:
         """The bucket that the packs of all projects are in; empty: they are beside the registry."""
-        with self._database.reading() as connection:
-            return connection.execute(_STORE).scalar_one_or_none() or ""
+        return self._stated(STORE_KEY)
 
     def record_store(self, url: str) -> None:
         """Remember where the packs of all projects are."""
+        self._state(STORE_KEY, url)
+
+    def other_registry(self) -> str:
+        """The registry, in words, whose packs lie beside this one; empty: they are this one's."""
+        return self._stated(OTHER_KEY)
+
+    def record_other_registry(self, words: str) -> None:
+        """Remember that the packs beside this registry are another one's, so that nobody takes them for garbage."""
+        self._state(OTHER_KEY, words)
+
+    def _stated(self, key: str) -> str:
+        with self._database.reading() as connection:
+            return connection.execute(_STATED, {"called": key}).scalar_one_or_none() or ""
+
+    def _state(self, key: str, value: str) -> None:
         with self._database.writing(durable=True) as connection:
-            connection.execute(meta.delete().where(meta.c.key == STORE_KEY))
-            connection.execute(meta.insert().values(key=STORE_KEY, value=url))
+            connection.execute(meta.delete().where(meta.c.key == key))
+            connection.execute(meta.insert().values(key=key, value=value))
 
     def pack_totals(self) -> tuple[int, int]:
         """How many packs all projects of this database hold, and how many bytes these have."""
@@ -419,7 +454,8 @@ class SQLRegistry:
     def begin(self, kind: str, *, seconds: float) -> Begun:
         """As :meth:`open_session`, and what the project takes, where it may not take any number of bytes."""
         lifetime = sessions.lifetime(seconds)
-        with self._writing(durable=False) as (connection, number):
+        # A crash that takes the session from a client that goes on would fail its commit, and might give its number to another one.
+        with self._writing(durable=self._database.outlived) as (connection, number):
             now = self._now()
             session = sessions.open_session(connection, number, kind, now=now, expires=now + lifetime)
             bounded = quotas.quotas(connection, number) != (None, None)
@@ -452,6 +488,10 @@ class SQLRegistry:
     def data_key(self, pack: str) -> bytes:
         """The data key of a pack; empty for one that is not sealed, or not there. Access without the project's key."""
         return self._chunks.data_key(self._number or self._find_project(), pack)
+
+    def has_pack(self, pack: str) -> bool:
+        """Whether a pack is among :meth:`packs`."""
+        return self._chunks.has(self._number or self._find_project(), pack)
 
     def pack_rows(self, pack: str) -> tuple[ChunkRow, ...]:
         """The chunks that lie in a pack as far as the index tells, in order of offset. Reads the whole index."""

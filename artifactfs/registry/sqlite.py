@@ -85,6 +85,11 @@ class SQLiteDatabase:
             self._open(create=create)
         self._gate.closes(self._let_go)
 
+    @property
+    def outlived(self) -> bool:
+        """Not by those who open the file: what takes from it what was not flushed, a crash of the machine, ends them too."""
+        return False
+
     def _open(self, *, create: bool) -> None:
         if create and not self.path.exists():
             self._create()

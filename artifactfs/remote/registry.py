@@ -362,6 +362,9 @@ class RemoteRegistry:
             seconds = self._connection.seconds + PACK_SECONDS * len(batch)
             self._tell("POST", "packs", wire.NewPacks(batch, session), seconds=seconds)
 
+    def expect_pack(self, digest: str, size: int) -> None:
+        """Nothing: the server says it to itself when it is sent a pack."""
+
     def packs(self) -> list[tuple[str, int]]:
         """Every pack of the project: digest and size in bytes."""
         return self._call(wire.Packs, "GET", "packs").packs
@@ -559,6 +562,17 @@ class RemoteRegistry:
     def close_session(self, session: int) -> None:
         """End a session. Idempotent."""
         self._tell("DELETE", f"sessions/{session}")
+
+    # -- upkeep ----------------------------------------------------------------------------------------------------
+
+    def start_collection(self, *, dry_run: bool, wait: float) -> wire.CollectionState:
+        """Have the server collect garbage, or find out what it would. Conflict while it does."""
+        asked = wire.CollectionWanted(dry_run, wait)
+        return self._call(wire.CollectionState, "POST", "collection", asked)
+
+    def collection_state(self) -> wire.CollectionState:
+        """How the last collection is going, or how it ended."""
+        return self._call(wire.CollectionState, "GET", "collection")
 
     # -- health ----------------------------------------------------------------------------------------------------
 

@@ -149,9 +149,10 @@ class RemoteRetention:
         """All rules, the one of every artifact first."""
         return self._call(wire.Rules, "GET", "retention").rules
 
-    def hold(self, session: int, held: dict[int, str]) -> None:
-        """Let a session keep these versions from being deleted, and no others."""
-        self._tell("PUT", f"sessions/{session}/held", wire.Held(list(held.items())))
+    def hold(self, session: int, held: dict[int, str]) -> list[int]:
+        """Let a session keep these versions from being deleted, and no others; returns those that it does not keep."""
+        asked = wire.Held(list(held.items()))
+        return self._call(wire.NotHeld, "PUT", f"sessions/{session}/held", asked).versions
 
     def held(self) -> list[tuple[int, str]]:
         """Versions that living sessions keep, each with what for."""

@@ -16,6 +16,7 @@ import msgspec
 from artifactfs import errors
 from artifactfs.errors import ArtifactFSError, Format, InvalidInput
 from artifactfs.model.access import TokenRecord
+from artifactfs.model.collecting import Collected
 from artifactfs.model.lineage import Link, RunRecord
 from artifactfs.model.records import ArtifactRecord, Location, PackRow, VersionRecord
 from artifactfs.model.retention import EVERY, NOTHING_MORE, Permissions, Protection, RetentionRule, Tombstone, Usage
@@ -238,6 +239,12 @@ class Held(msgspec.Struct, frozen=True):
     versions: list[tuple[int, str]]
 
 
+class NotHeld(msgspec.Struct, frozen=True):
+    """Versions (VersionRecord.id) that a session does not keep, as they were deleted and nobody kept them."""
+
+    versions: list[int]
+
+
 class QuotaWanted(msgspec.Struct, frozen=True):
     """What a project may take at most, in bytes, as in Usage; None: any number."""
 
@@ -355,6 +362,24 @@ class SessionLife(msgspec.Struct, frozen=True):
     """For how long a session is renewed."""
 
     seconds: float
+
+
+class CollectionWanted(msgspec.Struct, frozen=True):
+    """A collection of garbage to begin; ``wait``: seconds to wait for writers that began before something was condemned."""
+
+    dry_run: bool = False
+    wait: float = 0.0
+
+
+class CollectionState(msgspec.Struct, frozen=True):
+    """How a collection is: what it does now, or its report, or why it failed. Instants are seconds since the epoch."""
+
+    running: bool
+    started: float
+    ended: float | None = None
+    doing: str = ""
+    report: Collected | None = None
+    failure: Failure | None = None
 
 
 class Session(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from artifactfs import __version__
 from artifactfs.content.stores import Stores
 from artifactfs.errors import ArtifactFSError, InvalidInput, NotFound
 from artifactfs.registry.sql import SQLRegistry
-from artifactfs.server import content, objects, operations, retention, runs, tokens, versions
+from artifactfs.server import collecting, content, objects, operations, retention, runs, tokens, versions
 from artifactfs.server.access import Access
 from artifactfs.server.document import add_routes, complete
 from artifactfs.server.edge import Edge
@@ -34,6 +34,7 @@ _MODULES: Final = (
     versions.operation,
     runs.operation,
     content.operation,
+    collecting.operation,
     objects.operation,
     tokens.operation,
     retention.operation,

@@ -28,6 +28,7 @@ from artifactfs.content.local import LocalStore, check_key
 from artifactfs.content.store import Store, Upload
 from artifactfs.errors import ArtifactFSError, Integrity, InvalidInput
 from artifactfs.model.access import ADMIN, READ, WRITE
+from artifactfs.registry.contract import Registry
 from artifactfs.remote import wire
 from artifactfs.server.calls import Call, ProjectCall
 from artifactfs.server.document import Operations
@@ -144,7 +145,8 @@ async def _get_far(call: Call, store: Store, key: str) -> Response:
 
     def look(_: object) -> int:
         found = service.sizes.get(name)
-        if found is None:
+        # What was shorter for a while, and is whole again, is not to be cut off for good.
+        if found is None or _cuts(call.request, found):
             found = store.size(key)
             service.sizes.update([(name, found)])
         return found
@@ -158,6 +160,12 @@ async def _get_far(call: Call, store: Store, key: str) -> Response:
         service.sizes.forget(name)
         raise
     return ObjectResponse(blocks, begin, end, status=status, headers=headers)
+
+
+def _cuts(request: Request, size: int) -> bool:
+    """Whether an object of this size ends before the range that is asked for."""
+    found = _RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
+    return found is not None and int(found[2] or found[1] or 0) >= size
 
 
 def _answer(call: Call, key: str, total: int) -> tuple[int, int, int, dict[str, str]]:
@@ -197,7 +205,7 @@ async def put(call: ProjectCall, key: Key) -> Response:
         async for block in _blocks(call):
             await call.service.reading.run(lambda block=block: receiver.take(block))  # type: ignore[misc]
         receiver.check(key)
-        await call.carry_out(sending, lambda _: receiver.publish(key))
+        await call.carry_out(sending, lambda registry: receiver.publish(key, registry))
     except BaseException:
         await asyncio.shield(writing.run(receiver.abort))
         raise
@@ -298,20 +306,24 @@ class _Receiver:
         self._aborted = False
         self._upload = upload
         self._name = name
+        self._size = 0
         self._hash = blake3() if name is not None else None
 
     def take(self, block: bytes) -> None:
         """The next bytes."""
         with self._lock:
             if not self._aborted:
+                self._size += len(block)
                 self._upload.write(block)
                 if self._hash is not None:
                     self._hash.update(block)
 
-    def publish(self, key: str) -> None:
-        """Make them an object."""
+    def publish(self, key: str, registry: Registry) -> None:
+        """Make them an object. Of a pack the registry is told before, so that no collection deletes it meanwhile."""
         with self._lock:
             if not self._aborted:
+                if self._name is not None:
+                    registry.expect_pack(self._name, self._size)
                 self._upload.publish(key)
 
     def abort(self) -> None:

@@ -125,11 +125,11 @@ async def remove_rule(call: ProjectCall) -> Response:
     return await call.write(lambda registry: registry.retention.remove_rule(old.artifact))
 
 
-@operation("PUT", "/sessions/{session}/held", takes=wire.Held, fails=(409,), role=WRITE)
+@operation("PUT", "/sessions/{session}/held", takes=wire.Held, gives=wire.NotHeld, fails=(409,), role=WRITE)
 async def hold(call: ProjectCall, session: Annotated[int, Path(description="The session's id.")]) -> Response:
-    """Let a session keep these versions from being deleted, and no others."""
+    """Let a session keep these versions from being deleted, and no others; tells those that it does not keep."""
     held = await call.message(wire.Held)
-    return await call.write(lambda registry: registry.retention.hold(session, dict(held.versions)))
+    return await call.write(lambda registry: wire.NotHeld(registry.retention.hold(session, dict(held.versions))))
 
 
 @operation("GET", "/held", gives=wire.Held, role=READ)

@@ -25,7 +25,7 @@ from artifactfs.content.reader import ContentReader
 from artifactfs.content.store import Store
 from artifactfs.content.stored import StoredSource
 from artifactfs.content.stores import Stores
-from artifactfs.errors import ArtifactFSError, Integrity
+from artifactfs.errors import Access, ArtifactFSError, Integrity
 from artifactfs.health import faults
 from artifactfs.health.examine import PackPass
 from artifactfs.health.faults import Faults
@@ -111,15 +111,20 @@ class Scrubbing:
                 self._log.failure(error, request="scrub")
 
     def look(self) -> None:
-        """Scrub the projects that are due and nobody else's. Raises Stopped, and what cannot be read or asked at all."""
+        """Scrub the projects that are due and nobody else's. Raises Stopped, and what cannot be read or asked at all.
+
+        A project whose key is not here keeps no other one from being scrubbed: that is told, and it stays due.
+        """
         finished = []
         for project in self._registry.projects():
             index = self._registry.of_project(project)
             state = self._claim(index)
             if state is not None:
-                _Scrub(index, self._stores.of_project(project), state, self._log, self._metrics, self._clock).run(
-                    Pace(self._rate, self._stop)
-                )
+                scrub = _Scrub(index, self._stores.of_project(project), state, self._log, self._metrics, self._clock)
+                try:
+                    scrub.run(Pace(self._rate, self._stop))
+                except Access as error:
+                    self._log.note("warning", f"scrub of project {project}: {error}; it is tried again")
             finished.append(_read(index.note(TOPIC)).finished)
         if finished:
             self._metrics.scrub_finished(min(finished))
@@ -215,7 +220,13 @@ class _Scrub:
 
         walk = Walk(trees, reader, judge, list_of)
         walk.step = lambda: pace.take(0)
-        hits = (hit for version in self._versions() for hit in walk.version(version))
+        # One that was deleted, and perhaps collected, since it was listed is not damaged.
+        hits = (
+            hit
+            for version in self._versions()
+            for hit in walk.version(version)
+            if self._index.version(version.artifact, version.number) is not None
+        )
         told: list[Hit] = list(islice(hits, NAMED + 1))
         for hit in told[:NAMED]:
             place = f"{self._index.project}/{hit.version}/{hit.path.lstrip('/')}"

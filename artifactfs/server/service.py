@@ -23,6 +23,7 @@ from artifactfs.registry.database import READERS
 from artifactfs.registry.sql import SQLRegistry
 from artifactfs.server.blocks import PackBlocks, Readable
 from artifactfs.server.changes import Changes
+from artifactfs.server.garbage import Collections
 from artifactfs.server.log import Log
 from artifactfs.server.metrics import Metrics
 from artifactfs.server.signing import Signing
@@ -82,6 +83,9 @@ class Service:
         self.changes = Changes(self.revision)
         self.metrics = Metrics(registry.pack_totals, lambda: self.changes.following)
         self.upkeep = Upkeep(registry, log, seconds=upkeep_seconds)
+        self.collections = Collections(
+            lambda project: (registry.of_project(project), stores.of_project(project)), registry.projects
+        )
         self.ending = False
         self._reached = float("-inf")  # when an object store answered last
 
@@ -123,5 +127,6 @@ class Service:
     def close(self) -> None:
         """Let go of threads. The registry and the stores are the caller's."""
         self.upkeep.close()
+        self.collections.close()
         for threads in {self.reading, self.writing, self.checking, self.fetching, self.sending}:
             threads.close()

@@ -23,7 +23,7 @@ from benchmarks.programs import ROUND_TRIP_SECONDS, Relay, awaited, running
 from benchmarks.workbench import Workbench, say
 
 _PROJECT = "/v1/projects/default"
-_ADDRESS = r"http://127\.0\.0\.1:(\d+)"
+ADDRESS = r"http://127\.0\.0\.1:(\d+)"
 _POLL = "GET revision"
 _OBJECT = "GET objects"
 _QUIET_SECONDS = 0.2  # in which a line of the access log, and the last bytes, have come
@@ -88,7 +88,7 @@ class Far:
         command = bench.artifactfs("--repository", self.directory, "serve", "--host", "127.0.0.1", "--port", "0")
         with self._stack as stack:
             server = stack.enter_context(running(command, self._notes, bench.environment, bench.root))
-            port = int(awaited(server, self._notes, _ADDRESS).group(1))
+            port = int(awaited(server, self._notes, ADDRESS).group(1))
             self.direct = f"http://127.0.0.1:{port}"
             self.relay = stack.enter_context(Relay(port))
             self.url = f"http://127.0.0.1:{self.relay.port}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from benchmarks import lineage, network, reading, scale, searching, writing
+from benchmarks import encrypting, lineage, network, reading, registering, scale, searching, signed, upkeep, writing
 from benchmarks.results import NETWORK, Result
 from benchmarks.workbench import Workbench, say
 
@@ -24,6 +24,11 @@ BENCHMARKS: dict[str, Callable[[Workbench], Iterator[Result]]] = {
     "first-listing": scale.first_listing,
     "find-metadata": searching.find_metadata,
     "lineage": lineage.opens,
+    "registry": registering.registry,
+    "encryption": encrypting.encryption,
+    "verify": upkeep.verify,
+    "gc": upkeep.gc,
+    "signed-urls": signed.signed_urls,
     "network-sequential": network.sequential,
     "network-tar": network.tar,
     "network-put": network.put,

@@ -54,10 +54,10 @@ def awaited(process: subprocess.Popen[bytes], notes: Path, pattern: str) -> re.M
 
 
 class Relay:
-    """A context manager: the relay process before a port of this machine, 10 ms each way."""
+    """A context manager: the relay process before a port of this machine, 10 ms each way or another ``delay`` in seconds."""
 
-    def __init__(self, port: int) -> None:
-        command = [sys.executable, "-S", str(_RELAY), "127.0.0.1", str(port), "--delay", str(ONE_WAY_SECONDS)]
+    def __init__(self, port: int, *, delay: float = ONE_WAY_SECONDS) -> None:
+        command = [sys.executable, "-S", str(_RELAY), "127.0.0.1", str(port), "--delay", str(delay)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> Self:

@@ -43,6 +43,8 @@ class Sizes:
     flat: int  # small files in one directory, that rclone reads as well
     many: int  # artifacts
     versions: int  # that are searched by their metadata
+    clients: tuple[int, ...]  # at once, that share the files of a version
+    grown: tuple[int, ...]  # versions that upkeep goes through
     needed: int  # bytes of disk
 
 
@@ -61,6 +63,8 @@ FULL = Sizes(
     flat=2000,
     many=300,
     versions=100_000,
+    clients=(1, 8, 32),
+    grown=(10, 100, 1000),
     needed=16 << 30,
 )
 QUICK = Sizes(
@@ -78,6 +82,8 @@ QUICK = Sizes(
     flat=40,
     many=20,
     versions=1000,
+    clients=(1, 3),
+    grown=(2, 20),
     needed=512 << 20,
 )
 
@@ -331,8 +337,13 @@ class Mount:
 
     def processor(self) -> float:
         """Seconds of processor time that the daemon has used."""
-        fields = Path("/proc", str(self.pid), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        return processor_of(self.pid)
+
+
+def processor_of(pid: int) -> float:
+    """Seconds of processor time that a process has used, in steps of 10 ms."""
+    fields = Path("/proc", str(pid), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def is_mounted(path: Path) -> bool:

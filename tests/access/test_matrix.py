@@ -25,6 +25,7 @@ from tests.server.conftest import Answer
 
 THEIRS, ABSENT = "theirs", "absent"
 RUN = "one"
+NUMBERS = {"get /artifacts/{name}/deleted/{number}": "2"}  # of a version that was deleted
 QUERIES = {
     "get /artifacts/{name}/parts": "?draft=none",
     "delete /artifacts/{name}/versions/{number}": "?delete_aliases=true",
@@ -40,11 +41,12 @@ class Filled(NamedTuple):
     operations: list[Asked]
 
     def ask(self, each: Asked, token: str, project: str = THEIRS) -> Answer:
-        path = re.sub(
-            r"{(\w+)}", lambda found: {**self.words, "project": project}.get(found[1], found[1]), each.template
-        )
-        path += QUERIES.get(f"{each.method} {each.template.removeprefix(PROJECT)}", "")
-        message = self.messages.get(f"{each.method} {each.template.removeprefix(PROJECT)}", {}) if each.takes else None
+        asked = f"{each.method} {each.template.removeprefix(PROJECT)}"
+        words = {**self.words, "project": project}
+        words["number"] = NUMBERS.get(asked, words["number"])
+        path = re.sub(r"{(\w+)}", lambda found: words.get(found[1], found[1]), each.template)
+        path += QUERIES.get(asked, "")
+        message = self.messages.get(asked, {}) if each.takes else None
         headers = {"Content-Length": "0"} if each.method == "put" and not each.takes else None
         return self.guarded.ask(each.method.upper(), path, token=token, message=message, headers=headers)
 
@@ -69,6 +71,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
 
         version = make("POST", "/commits", msgspec.to_builtins(request("a", aliases=("old",))))["version"]
         other = make("POST", "/commits", msgspec.to_builtins(request("b")))["version"]
+        make("POST", "/commits", msgspec.to_builtins(request("gone")))
+        make("DELETE", f"/artifacts/{version['artifact']}/versions/2")
+        make("POST", "/collection", {"dry_run": True})
         make("POST", "/runs", {"id": RUN, "name": RUN})
         session = make("POST", "/sessions", {"kind": "put", "seconds": 3600})["session"]
         make("PUT", "/objects/packs/00/some", headers={"Content-Length": "0"})
@@ -103,6 +108,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
                 "post /nodes": {"digests": [text], "ahead": 1000},
                 "post /path": {"digest": text, "path": "a/b"},
                 "post /packs": {"packs": []},
+                "put /sessions/{session}/held": {"versions": [[version["id"], "staging"]]},
                 "post /tokens": {"role": "admin"},
             },
             [each for each in operations(document_of(guarded)) if each.role != OPEN],

@@ -24,6 +24,8 @@ ADMINS = {
     ("delete", "/artifacts/{name}/versions/{number}"),
     ("delete", "/objects/{key}"),
     ("get", "/check"),
+    ("get", "/collection"),
+    ("post", "/collection"),
     ("get", "/tokens"),
     ("post", "/tokens"),
     ("delete", "/tokens/{token}"),

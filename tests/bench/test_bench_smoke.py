@@ -15,6 +15,10 @@ SECONDS = 240
 
 QUERIES = ("best", "all", "one", "none", "contains", "few", "few-of-two", "created", "rare-word")
 KINDS = ("incompressible", "compressible")
+REGISTRY = ("commit", "missing", "add-packs")
+CLIENTS = (1, 3)
+GROWN = (2, 20)
+SPLIT = 3 << 20  # bytes of the files that clients share
 ROWS = {
     "find-directories/fresh": 4,
     "find-directories/again": 1.5,
@@ -42,8 +46,22 @@ ROWS = {
     "lineage/in-a-run": 1.05,
     "lineage/in-no-run": 1.05,
     **{f"find-metadata/{query}/sqlite": 0.2 for query in QUERIES},
+    **{f"registry/{what}/sqlite": None for what in REGISTRY},
+    **{f"encryption/put/{kind}": None for kind in KINDS},
+    **{f"encryption/cat/{kind}": None for kind in KINDS},
+    **{f"verify/memory/{kind}": None for kind in KINDS},
+    **{f"verify/disk/{kind}": None for kind in KINDS},
+    **{f"verify/quick/{kind}": None for kind in KINDS},
+    **{f"verify/full/{count}": None for count in GROWN},
+    **{f"verify/quick/{count}": None for count in GROWN},
+    **{f"gc/half/{count}": None for count in GROWN},
+    **{f"gc/again/{count}": None for count in GROWN},
 }
-POSTGRESQL_ROWS = {f"find-metadata/{query}/postgresql": 0.2 for query in QUERIES}
+POSTGRESQL_ROWS = {
+    **{f"find-metadata/{query}/postgresql": 0.2 for query in QUERIES},
+    **{f"registry/{what}/postgresql": None for what in REGISTRY},
+}
+BUCKET_ROWS = {f"signed-urls/{count}": None for count in CLIENTS}
 NETWORK_ROWS = {
     "network-sequential/cold": 1.25,
     "network-sequential/again": None,
@@ -115,6 +133,7 @@ def facts(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_every_row_is_measured_on_both_sides_and_held_against_its_goal(run):
     rows = {row["id"]: row for row in run["document"]["rows"]}
     wanted = ROWS | NETWORK_ROWS | ({} if lacks(run, "PostgreSQL") else POSTGRESQL_ROWS)
+    wanted |= {} if lacks(run, "S3 server") else BUCKET_ROWS
     assert {name: row["goal"] for name, row in rows.items()} == wanted
     for name, row in rows.items():
         assert len(row["ours"]) == 1, name
@@ -172,6 +191,22 @@ def test_rclone_is_measured_where_it_can_be_had(run):
     assert measured == (set() if lacks(run, "rclone") else RCLONE_ROWS)
 
 
+@pytest.mark.parametrize("count", CLIENTS)
+def test_what_signed_urls_read_does_not_come_from_the_server(run, facts, count):
+    assert not lacks(run, "S3 server")
+    direct, server = facts[f"signed-urls/{count}/direct/sent"], facts[f"signed-urls/{count}/server/sent"]
+    assert direct["value"] < SPLIT // 10
+    assert server["value"] >= SPLIT
+    for way in ("direct", "server"):
+        assert facts[f"signed-urls/{count}/{way}/fetched"]["value"] >= SPLIT
+        assert facts[f"signed-urls/{count}/{way}/reads"]["value"] >= 1
+
+
+def test_garbage_of_half_the_versions_comes_free(facts):
+    for count in GROWN:
+        assert facts[f"gc/half/{count}/freed"]["value"] >= 0.9 * 100_000 * (count // 2)
+
+
 def test_nothing_is_left(run):
     assert run["left"] == []
     assert not [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "artifactfs-bench-" in line]
@@ -189,4 +224,4 @@ def test_one_benchmark_alone_and_its_tables_as_markdown(tmp_path):
 
 def test_the_benchmarks_are_listed():
     names = [line.split()[0] for line in bench("--list").splitlines()]
-    assert {row.partition("/")[0] for row in ROWS | NETWORK_ROWS} == set(names)
+    assert {row.partition("/")[0] for row in ROWS | NETWORK_ROWS | BUCKET_ROWS} == set(names)

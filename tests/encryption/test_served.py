@@ -165,7 +165,7 @@ def sealed_pack(store: LocalStore, *chunks: bytes) -> tuple[PackRow, bytes]:
 def test_the_server_refuses_what_is_wrongly_sealed(server, remote, tmp_path):
     with (
         closing(LocalStore(tmp_path / "aside", create=True)) as aside,
-        closing(LocalStore(server.place / "store")) as store,
+        closing(LocalStore(server.place / "store/default", create=True)) as store,
     ):
         pack, data = sealed_pack(aside, TEXT, NOISE)
         put_object(store, pack_key(pack.digest), data)

@@ -48,7 +48,7 @@ def reopened(repository: Repository, key: bytes | None = KEY) -> Repository:
 
 
 def packs_below(repository: Repository) -> dict[str, bytes]:
-    store = Path(repository.location, "store")
+    store = Path(repository.location, "store", repository.project)
     return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
@@ -84,7 +84,7 @@ def test_nothing_plain_is_written_while_an_upload_is_under_way(repository, files
         writing.writer.add_bytes(LARGE)
         writing.writer.add_node(TREE, b"\x93\x01" + b"name-of-a-patient.txt" * 3)
         writing.writer.add_bytes(os.urandom(40 << 20))  # pushes what is before it out of the buffers
-        temporary = Path(repository.location, "store/tmp")
+        temporary = Path(repository.location, "store", repository.project, "tmp")
         assert sum(path.stat().st_size for path in temporary.iterdir()) > 9 << 20
         assert found_below(temporary) == []
         assert found_below(Path(repository.location, "store")) == []
@@ -130,7 +130,7 @@ def place_of(repository: Repository, name: bytes):
 
 
 def rewrite(repository: Repository, key: str, change: Callable[[bytearray], object]) -> None:
-    path = Path(repository.location, "store", key)
+    path = Path(repository.location, "store", repository.project, key)
     data = bytearray(path.read_bytes())
     change(data)
     path.chmod(0o600)

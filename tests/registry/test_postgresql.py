@@ -433,7 +433,25 @@ def test_after_a_crash_of_the_server_what_was_durable_is_there_with_all_before_i
         assert registry.check() == []
 
 
-def test_commits_wait_for_the_disk_and_the_rows_of_packs_for_them(postgres, postgres_registry, registry, open_again):
+def test_what_a_client_was_told_before_a_crash_is_there_after_it(tmp_path):
+    """Clients go on, and commit: without the rows of its packs that would be a version that cannot be read."""
+    # Nothing is written but by who waits for it.
+    with (
+        running(fsync="on", wal_writer_delay="10s") as server,
+        closing(open_registry(server.url("postgres"), create=True)) as registry,
+    ):
+        session = registry.open_session("put", seconds=60)
+        registry.add_packs([pack_of("p", digest(1), digest(2))], session=session)
+        server.stop(signal.SIGQUIT)
+        server.start()
+        assert registry.missing([digest(1), digest(2)]) == set()
+        registry.renew_session(session, seconds=60)
+        assert registry.open_session("put", seconds=60) > session
+
+
+def test_commits_and_rows_of_packs_wait_for_the_disk_and_ends_of_sessions_do_not(
+    postgres, postgres_registry, registry, open_again
+):
     postgres.sql(f"ALTER DATABASE {postgres_registry} SET synchronous_commit = off")
     try:
         other = open_again()
@@ -448,7 +466,8 @@ def test_commits_wait_for_the_disk_and_the_rows_of_packs_for_them(postgres, post
             commit(other, "a")
             other.add_packs([pack_of("p", digest(1))])
             other.move_aliases(NAME, 0, ["best"])
-        assert seen == ["on", "off", "on"]
+            other.close_session(other.open_session("put", seconds=60))
+        assert seen == ["on", "on", "on", "on", "off"]
     finally:
         postgres.sql(f"ALTER DATABASE {postgres_registry} RESET synchronous_commit")
 

@@ -7,8 +7,10 @@ import pytest
 from artifactfs.registry.contract import Registry
 from artifactfs.registry.postgresql import PostgresDatabase
 from artifactfs.registry.sql import SQLRegistry
+from tests.conformance.collecting import CollectingConformance
 from tests.conformance.lineage import LineageConformance
 from tests.conformance.registry import Clock, RegistryConformance
+from tests.conformance.retention import RetentionConformance
 
 
 class PostgreSQL:
@@ -30,4 +32,12 @@ class TestPostgreSQL(PostgreSQL, RegistryConformance):
 
 
 class TestPostgreSQLLineage(PostgreSQL, LineageConformance):
+    pass
+
+
+class TestPostgreSQLRetention(PostgreSQL, RetentionConformance):
+    pass
+
+
+class TestPostgreSQLCollecting(PostgreSQL, CollectingConformance):
     pass

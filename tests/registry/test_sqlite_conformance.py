@@ -7,6 +7,7 @@ import pytest
 
 from artifactfs.registry.contract import Registry
 from artifactfs.registry.sql import SQLRegistry
+from tests.conformance.collecting import CollectingConformance
 from tests.conformance.lineage import LineageConformance
 from tests.conformance.registry import Clock, RegistryConformance
 from tests.conformance.retention import RetentionConformance
@@ -35,4 +36,8 @@ class TestSQLiteLineage(SQLite, LineageConformance):
 
 
 class TestSQLiteRetention(SQLite, RetentionConformance):
+    pass
+
+
+class TestSQLiteCollecting(SQLite, CollectingConformance):
     pass

@@ -56,10 +56,10 @@ def serving(block: str, home: Path) -> Iterator[str]:
 
 
 def test_the_readme_sessions_run_as_printed(home: Path):
-    alone, recorded, server, team = console_blocks(README)
+    alone, recorded, server, team, upkeep = console_blocks(README)
     check(alone + recorded, home)
     with serving(server, home) as port:
-        check(team.replace(SHOWN_PORT, port), home)
+        check((team + upkeep).replace(SHOWN_PORT, port), home)
 
 
 START, *EXAMPLES = console_blocks(SEMANTICS)

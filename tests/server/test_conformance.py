@@ -14,6 +14,7 @@ from artifactfs.registry.contract import Registry
 from artifactfs.remote.client import Connection
 from artifactfs.remote.registry import RemoteRegistry
 from artifactfs.remote.store import RemoteStore
+from tests.conformance.collecting import CollectingConformance
 from tests.conformance.lineage import LineageConformance
 from tests.conformance.registry import Clock, RegistryConformance, StorePack
 from tests.conformance.retention import RetentionConformance
@@ -87,4 +88,8 @@ class TestRemoteLineage(Remote, LineageConformance):
 
 
 class TestRemoteRetention(Remote, RetentionConformance):
+    pass
+
+
+class TestRemoteCollecting(Remote, CollectingConformance):
     pass

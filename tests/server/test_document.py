@@ -94,7 +94,7 @@ def test_every_route_is_listed_and_nothing_else(served, document):
     }
     assert {(path, method) for path, method, _ in operations(document)} == routes
     assert (f"{'/v1/projects/{project}'}/objects/{{key}}", "put") in routes
-    assert len(routes) == 63
+    assert len(routes) == 65
 
 
 def test_every_reference_leads_somewhere(document):
@@ -223,6 +223,8 @@ def test_answers_are_as_the_document_says(served, document):
         ("post", "/nodes", "/nodes", wire.NodesWanted([chunk("a")], 100)),
         ("post", "/path", "/path", wire.PathWanted(digest("a"), "x/y")),
         ("put", "/sessions/{session}", f"/sessions/{session}", wire.SessionLife(60)),
+        ("post", "/collection", "/collection", wire.CollectionWanted(dry_run=True)),
+        ("get", "/collection", "/collection", None),
         ("delete", "/sessions/{session}", f"/sessions/{session}", None),
         ("get", "/check", "/check", None),
         ("get", "/tokens", "/tokens", None),

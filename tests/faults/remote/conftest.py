@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import postgres as postgresql
+from tests import s3
 from tests.faults.proxy import Proxy
-from tests.faults.remote.machines import HANG_SECONDS, Server, machine
+from tests.faults.remote.machines import DIRECTORY, HANG_SECONDS, THROUGH, Server, Team, Way, machine
 from tests.mounted.living import Mounted, watched
 
 
@@ -18,15 +20,35 @@ def _bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def moto() -> Iterator[s3.Server]:
+    with s3.moto() as bucket:
+        yield bucket
+
+
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for the tests of a file: each makes artifacts of its own."""
-    server = Server(tmp_path_factory.mktemp("server") / "home")
-    try:
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the tests of a file: each makes artifacts of its own.
+
+    The back end is its parameter, or else the file's BACK_END, or else a directory.
+    """
+    back_end = getattr(request, "param", getattr(request.module, "BACK_END", DIRECTORY))
+    home = tmp_path_factory.mktemp("server") / "home"
+    with ExitStack() as ending:
+        if back_end == DIRECTORY:
+            server = Server(home)
+        else:
+            cluster: postgresql.Server = request.getfixturevalue("postgres")
+            database = cluster.new_database()
+            ending.callback(cluster.drop_database, database)
+            bucket: s3.Server = request.getfixturevalue("moto")
+            far = Proxy(bucket.port)
+            ending.callback(far.close)
+            server = Team(home, cluster.url(database), bucket, far, signed=back_end != THROUGH)
+        ending.callback(server.kill)
         server.start()
+        server.fill()
         yield server
-    finally:
-        server.kill()
     assert "Traceback" not in server.log(), server.log()
 
 
@@ -40,6 +62,12 @@ def proxy(server: Server) -> Iterator[Proxy]:
     made = Proxy(server.port)
     yield made
     made.close()
+
+
+@pytest.fixture
+def packs(server: Server, proxy: Proxy) -> Way:
+    """Where packs travel to and from what keeps them."""
+    return server.way(proxy)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import signal
@@ -10,12 +11,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
+from artifactfs.registry.opening import open_registry
 from artifactfs.repository import Repository
+from tests import s3
 from tests.conftest import Cli, Finished
-from tests.faults.proxy import Proxy
+from tests.faults.proxy import Act, Fault, Proxy
 from tests.mounted.living import Mounted, living
 
 HANG_SECONDS = 60.0
@@ -24,11 +29,43 @@ RECOVERY_SECONDS = 20.0
 """For a moment those who read what has just been waited for in vain are told so at once; and a server is left alone that is down."""
 
 PACK = r"/objects/packs/.*\.pack$"
+BUCKET_PACK = r"/packs/../[0-9a-f]+\.pack(\?|$)"
 NODES = r"/(nodes|path)$"
 COMMITS = r"/commits$"
 
 LARGE = "large.bin"
 ERRNOS = {errno.EIO, errno.ETIMEDOUT}
+
+DIRECTORY: Final = "directory"
+BUCKET: Final = "bucket"
+BACK_ENDS: Final = (DIRECTORY, BUCKET)
+"""Where a server keeps what it serves: in a directory, or in PostgreSQL and a bucket, from which clients read by signed URLs."""
+THROUGH: Final = "bucket through the server"
+"""The same without signed URLs."""
+STORE_SECONDS: Final = 4
+"""What a server allows to its bucket."""
+
+_PREFIXES = itertools.count()
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where packs travel: the proxy that sees them, and what requests of them look like there."""
+
+    proxy: Proxy
+    path: str
+
+    def fault(self, act: Act, *, method: str = "GET", **options: Any) -> AbstractContextManager[Fault]:
+        """As :meth:`Proxy.fault`, of packs."""
+        return self.proxy.fault(act, self.path, method=method, **options)
+
+    def of(self, packs: set[str]) -> Way:
+        """Of these packs alone."""
+        return Way(self.proxy, "|".join(f"/packs/../{pack}" for pack in sorted(packs)))
+
+    def received(self) -> int:
+        """Bytes of packs that came so far."""
+        return self.proxy.received(self.path)
 
 
 class Server:
@@ -42,14 +79,23 @@ class Server:
         self.port = 0
         self._log = directory / "log"
         self._process: subprocess.Popen[str] | None = None
+        self._options: tuple[str, ...] = ()
+        self._environ = dict(self.cli.env)
         _write(self.source)
+
+    def fill(self) -> None:
+        """Make ``data:v0``."""
         self.cli("put", "data", self.source)
 
+    def way(self, proxy: Proxy) -> Way:
+        """Where packs travel, for clients behind a proxy."""
+        return Way(proxy, PACK)
+
     def start(self) -> None:
-        words = [*self.cli.program, "serve", "--port", str(self.port), "--graceful", "1"]
+        words = [*self.cli.program, "serve", "--port", str(self.port), "--graceful", "1", *self._options]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                words, env=self.cli.env, cwd=self.cli.home, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                words, env=self._environ, cwd=self.cli.home, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                 text=True,
             )  # fmt: skip
         assert self._process.stdout is not None
@@ -78,6 +124,55 @@ class Server:
 
     def log(self) -> str:
         return self._log.read_text()
+
+
+class Team(Server):
+    """One of any number of servers whose registry is in a database and whose packs are in a bucket, which it and its clients reach by
+    way of the proxy ``far``. ``beside``: one that is there, with which it shares both."""
+
+    def __init__(
+        self,
+        directory: Path,
+        database: str,
+        bucket: s3.Server,
+        far: Proxy,
+        *,
+        signed: bool = True,
+        beside: Team | None = None,
+    ) -> None:
+        super().__init__(directory)
+        self.database = database
+        self.bucket = bucket
+        self.far = far
+        self.prefix = beside.prefix if beside is not None else f"faults/{next(_PREFIXES)}"
+        self._options = () if signed else ("--no-signed-urls",)
+        settings = {"REGISTRY": database, "STORE": f"s3://{s3.BUCKET}/{self.prefix}", "TIMEOUT": str(STORE_SECONDS)}
+        self._environ.update({f"ARTIFACTFS_{name}": value for name, value in settings.items()})
+        self._environ.update({**s3.environ_of(far.url), "AWS_ALLOW_HTTP": "true"})
+
+    def fill(self) -> None:
+        # Nothing stays in the server's memory of what it has just stored.
+        super().fill()
+        self.restart()
+
+    def way(self, proxy: Proxy) -> Way:
+        return Way(self.far, BUCKET_PACK)
+
+    def start(self) -> None:
+        super().start()
+        self.cli.env["ARTIFACTFS_REPOSITORY"] = f"http://127.0.0.1:{self.port}"
+
+    def versions(self, name: str) -> list[str]:
+        """Versions of an artifact, oldest first, as the database has them."""
+        with closing(open_registry(self.database)) as registry:
+            return [version.name for version in registry.versions(name)]
+
+    def keys(self) -> dict[str, str]:
+        """Keys of the packs in the bucket, by file name."""
+        return {key.rpartition("/")[2]: key for key in self.bucket.keys(self.prefix) if key.endswith(".pack")}
+
+    def packs(self) -> set[str]:
+        return set(self.keys())
 
 
 def _write(root: Path) -> None:

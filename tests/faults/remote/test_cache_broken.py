@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.remote.machines import PACK, finish, read, read_all
+from tests.faults.remote.machines import BACK_ENDS, BUCKET, DIRECTORY, PACK, finish, read, read_all
 from tests.mounted.living import grow, small_disk
 
 
@@ -34,6 +34,7 @@ def extents(cache: Path) -> list[Path]:
     return [path for part in ("chunks", "nodes") for path in (cache / part).iterdir() if len(path.name) == 16]
 
 
+@pytest.mark.parametrize("running", BACK_ENDS, indirect=True)
 def test_a_disk_that_fills_up_costs_fetches_and_nothing_else(server, new_machine, begin, tmp_path):
     expected = read_all(server.source)
     with small_disk(tmp_path / "small", 8 << 20) as disk:
@@ -129,8 +130,13 @@ def overwrite(path: Path) -> None:
     path.write_bytes(bytes(path.stat().st_size))
 
 
-@pytest.mark.parametrize("damage", [flip, cut, overwrite, Path.unlink], ids=lambda damage: damage.__name__)
-def test_damaged_in_place_it_is_fetched_anew(server, proxy, new_machine, begin, tmp_path, damage):
+@pytest.mark.parametrize(
+    ("running", "damage"),
+    [*((DIRECTORY, damage) for damage in (flip, cut, overwrite, Path.unlink)), (BUCKET, flip)],
+    indirect=["running"],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_damaged_in_place_it_is_fetched_anew(server, packs, new_machine, begin, tmp_path, damage):
     expected = read_all(server.source)
     here = new_machine(seconds=10)
     assert finish(begin(here, "get", "data", tmp_path / "out")).status == 0
@@ -147,10 +153,10 @@ def test_damaged_in_place_it_is_fetched_anew(server, proxy, new_machine, begin, 
     assert read_all(tmp_path / "again") == expected
     here.unmount()
     # What was fetched instead is kept.
-    fetched = proxy.received(PACK)
+    fetched = packs.received()
     assert finish(begin(here, "get", "data", tmp_path / "third")).status == 0
     assert read_all(tmp_path / "third") == expected
-    assert proxy.received(PACK) == fetched
+    assert packs.received() == fetched
 
 
 @pytest.mark.parametrize(

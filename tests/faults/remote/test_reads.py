@@ -16,9 +16,9 @@ from tests.faults.proxy import (
     trickle_response,
 )
 from tests.faults.remote.machines import (
+    BACK_ENDS,
     ERRNOS,
     LARGE,
-    PACK,
     Reading,
     finish,
     no_wrong_bytes,
@@ -26,6 +26,8 @@ from tests.faults.remote.machines import (
     read_again,
     read_all,
 )
+
+pytestmark = pytest.mark.parametrize("running", BACK_ENDS, indirect=True)
 
 PASSING = {
     "cut": cut_response(100_000),
@@ -49,14 +51,14 @@ LASTING = {
 
 
 @pytest.mark.parametrize("fault", PASSING)
-def test_what_passes_is_not_noticed(server, proxy, new_machine, begin, tmp_path, fault):
+def test_what_passes_is_not_noticed(server, packs, new_machine, begin, tmp_path, fault):
     """Neither by `get` nor by a mount: the bytes come, a moment later."""
     expected = read_all(server.source)
     times = 1 if fault == "wrong-bytes" else 4  # twice for one chunk they are an error
     here, there = new_machine("get", seconds=20), new_machine("mount", seconds=20)
     there.mount()
     assert len(os.listdir(there.root / "data/v0")) == 3
-    with proxy.fault(PASSING[fault], PACK, method="GET", times=times) as happened:
+    with packs.fault(PASSING[fault], times=times) as happened:
         getting = begin(here, "get", "data", tmp_path / "out")
         assert read(there.root / "data/v0" / LARGE) == expected[LARGE]
         assert finish(getting).status == 0
@@ -67,13 +69,13 @@ def test_what_passes_is_not_noticed(server, proxy, new_machine, begin, tmp_path,
 
 
 @pytest.mark.parametrize("fault", LASTING)
-def test_what_lasts_ends_with_an_error_and_is_forgotten(server, proxy, new_machine, begin, tmp_path, fault):
+def test_what_lasts_ends_with_an_error_and_is_forgotten(server, packs, new_machine, begin, tmp_path, fault):
     expected = read_all(server.source)
     there = new_machine("mount", seconds=1)
     there.complaints = 100 if fault in {"wrong-bytes", "shortened"} else 0
     there.mount()
     assert len(list((there.root / "data/v0/small").iterdir())) == 41
-    with proxy.fault(LASTING[fault], PACK, method="GET") as happened:
+    with packs.fault(LASTING[fault]) as happened:
         here = new_machine("get", seconds=1)
         getting = begin(here, "get", "data", tmp_path / "out")
         reading = Reading(there.root / "data/v0" / LARGE)
@@ -91,11 +93,12 @@ def test_what_lasts_ends_with_an_error_and_is_forgotten(server, proxy, new_machi
     assert read_all(tmp_path / "again") == expected
 
 
-def test_a_connection_that_is_cut_again_and_again_gets_there(server, proxy, new_machine, begin, tmp_path):
+def test_a_connection_that_is_cut_again_and_again_gets_there(server, packs, new_machine, begin, tmp_path):
     """Each attempt goes on where the last one ended."""
     here = new_machine(seconds=20)
-    with proxy.fault(cut_response(300_000), PACK, method="GET") as happened:
+    before = packs.received()
+    with packs.fault(cut_response(300_000)) as happened:
         assert finish(begin(here, "get", "data", tmp_path / "out")).status == 0
     assert happened.met >= 40
     assert read_all(tmp_path / "out") == read_all(server.source)
-    assert proxy.received(PACK) < 2 * sum(path.stat().st_size for path in server.source.rglob("*.bin"))
+    assert packs.received() - before < 2 * sum(path.stat().st_size for path in server.source.rglob("*.bin"))

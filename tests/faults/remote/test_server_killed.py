@@ -11,8 +11,10 @@ import time
 import pytest
 
 from tests.faults.proxy import cut_request, interrupted, lost_reply, relay, then
-from tests.faults.remote.machines import COMMITS, ERRNOS, LARGE, PACK, Reading, finish, read, read_all
+from tests.faults.remote.machines import BACK_ENDS, COMMITS, ERRNOS, LARGE, PACK, Reading, finish, read, read_all
 from tests.mounted.living import Mounted
+
+BOTH = pytest.mark.parametrize("running", BACK_ENDS, indirect=True)
 
 
 def stage(machine: Mounted, name: str, files: dict[str, bytes]) -> None:
@@ -21,21 +23,23 @@ def stage(machine: Mounted, name: str, files: dict[str, bytes]) -> None:
         (staging / path).write_bytes(data)
 
 
-def test_during_reads(server, proxy, new_machine, begin, tmp_path):
+@BOTH
+def test_during_reads(server, packs, new_machine, begin, tmp_path):
     expected = read_all(server.source)
     here, there = new_machine("get", seconds=20), new_machine("mount", seconds=20)
-    with proxy.fault(interrupted(200_000, server.restart), PACK, method="GET", times=2) as happened:
+    with packs.fault(interrupted(200_000, server.restart), times=2) as happened:
         assert finish(begin(here, "get", "data", tmp_path / "out")).status == 0
     assert happened.met == 2
     assert read_all(tmp_path / "out") == expected
     there.mount()
-    with proxy.fault(interrupted(200_000, server.restart), PACK, method="GET", times=2) as happened:
+    with packs.fault(interrupted(200_000, server.restart), times=2) as happened:
         assert read(there.root / "data/v0" / LARGE) == expected[LARGE]
     assert happened.met == 2
     assert read_all(there.root / "data/v0") == expected
     there.unmount()
 
 
+@BOTH
 @pytest.mark.parametrize(
     ("what", "where", "act"),
     [
@@ -76,6 +80,7 @@ def test_during_a_put_and_a_commit(server, proxy, new_machine, begin, tmp_path, 
     there.unmount()
 
 
+@BOTH
 def test_while_it_carries_out_a_commit(server, proxy, new_machine, begin):
     """At some moment or other, many times: a version is there once, complete."""
     there = new_machine(seconds=20)

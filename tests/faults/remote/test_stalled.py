@@ -9,7 +9,9 @@ import pytest
 
 from tests.conftest import eventually
 from tests.faults.proxy import silence, trickle_response
-from tests.faults.remote.machines import ERRNOS, HANG_SECONDS, LARGE, read, read_again, read_all
+from tests.faults.remote.machines import BACK_ENDS, ERRNOS, HANG_SECONDS, LARGE, read, read_again, read_all
+
+pytestmark = pytest.mark.parametrize("running", BACK_ENDS, indirect=True)
 
 READERS = 200
 STEP = 128 << 10
@@ -41,26 +43,25 @@ class Readers:
 
 
 @pytest.fixture
-def stalled(server, tmp_path):
-    """A file in a pack of its own: its bytes, and what requests of it look like."""
+def stalled(server, packs, tmp_path):
+    """A file in a pack of its own: its bytes, and the way of that."""
     (tmp_path / "one").mkdir()
     data = os.urandom(READERS * STEP)
     (tmp_path / "one/file").write_bytes(data)
     before = server.packs()
     name = f"stalled-{len(before)}"
     server.cli("put", name, tmp_path / "one")
-    packs = sorted(server.packs() - before)
-    return name, data, "|".join(f"/objects/packs/../{pack}" for pack in packs)
+    return name, data, packs.of(server.packs() - before)
 
 
 @pytest.mark.parametrize("act", [silence, trickle_response(1000)], ids=["silence", "trickle"])
-def test_two_hundred_stalled_readers_delay_nobody(server, proxy, new_machine, begin, stalled, act):
-    name, data, packs = stalled
+def test_two_hundred_stalled_readers_delay_nobody(server, new_machine, stalled, act):
+    name, data, way = stalled
     expected = read_all(server.source)
     there = new_machine(seconds=6)
     there.mount()
     assert os.path.getsize(there.root / name / "v0/file") == len(data)
-    with proxy.fault(act, packs, method="GET") as happened:
+    with way.fault(act) as happened:
         readers = Readers(there.root / name / "v0/file")
         eventually(lambda: happened.met >= 8)
         assert read(there.root / "data/v0" / LARGE) == expected[LARGE]
@@ -76,12 +77,12 @@ def test_two_hundred_stalled_readers_delay_nobody(server, proxy, new_machine, be
     there.unmount()
 
 
-def test_two_hundred_stalled_readers_of_one_place_ask_once(server, proxy, new_machine, begin, stalled):
-    name, data, packs = stalled
+def test_two_hundred_stalled_readers_of_one_place_ask_once(server, new_machine, stalled):
+    name, data, way = stalled
     there = new_machine(seconds=3)
     there.mount()
     assert os.path.getsize(there.root / name / "v0/file") == len(data)
-    with proxy.fault(silence, packs, method="GET") as happened:
+    with way.fault(silence) as happened:
         threads, results = [], []
         for _ in range(READERS):
             thread = threading.Thread(target=lambda: results.append(read_first(there.root / name / "v0/file")))
