@@ -90,8 +90,10 @@ class ObjectStore:
                 if not (found.key.startswith(self._prefix) and key.startswith(prefix) and _is_key(key)):
                     continue
                 if key <= last:
-                    if not found.size:
-                        continue  # "a/", the mark of a directory, which obstore shows as "a"
+                    # "a/", the mark of a directory, which obstore shows as "a"; or a key that rclone's server lists twice
+                    # while it is written anew.
+                    if not found.size or key == last:
+                        continue
                     raise Format(
                         f"{self._bucket.place.root} lists its keys in no order ({last}, then {key}), as directory buckets do; "
                         "use a general purpose bucket"

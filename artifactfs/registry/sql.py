@@ -93,6 +93,7 @@ class SQLRegistry:
         )
         self._keys = keys if keys is not None else sealed.NoKeys()
         self._chunks = ChunkIndex(self._database, self._keys)
+        self._outlived = self._database.outlived
         self._closed = Event()
         self._number = _NO_PROJECT  # the project's id, once it is there; then it stays
 
@@ -123,6 +124,13 @@ class SQLRegistry:
     def collection(self) -> CollectionTable:
         """What collecting garbage asks and changes."""
         return CollectionTable(self._database, self._chunks, self._reading, self._writing, self._now)
+
+    def outlive(self) -> None:
+        """From now on, and for what :meth:`of_project` gives, whoever is told something may outlive a crash of this machine.
+
+        So a server's clients on other machines: what they were told of packs and sessions is on the disk before.
+        """
+        self._outlived = True
 
     def of_project(self, name: str) -> SQLRegistry:
         """The registry of another project of this database, on the same connections: closing one closes all. Costs nothing."""
@@ -241,7 +249,7 @@ class SQLRegistry:
         ended, Access without the project's key, NoSpace when the project may take no more.
         """
         rows = [check_pack(row) for row in packs]  # before the lock: the caller's iterator may be slow
-        with self._writing(durable=self._database.outlived) as (connection, number):
+        with self._writing(durable=self._outlived) as (connection, number):
             sessions.require_session(connection, number, session, now=self._now())
             before = quotas.stored_before(connection, number)
             self._chunks.add(connection, number, rows, session=session)
@@ -251,7 +259,7 @@ class SQLRegistry:
         """Say that a pack is about to be published. Waits while a collection deletes one of this name; then Unavailable."""
         end = time.monotonic() + EXPECT_SECONDS
         while True:
-            with self._writing(durable=self._database.outlived) as (connection, number):
+            with self._writing(durable=self._outlived) as (connection, number):
                 if self._chunks.expect(connection, number, digest, size):
                     return
             if time.monotonic() > end:
@@ -455,7 +463,7 @@ class SQLRegistry:
         """As :meth:`open_session`, and what the project takes, where it may not take any number of bytes."""
         lifetime = sessions.lifetime(seconds)
         # A crash that takes the session from a client that goes on would fail its commit, and might give its number to another one.
-        with self._writing(durable=self._database.outlived) as (connection, number):
+        with self._writing(durable=self._outlived) as (connection, number):
             now = self._now()
             session = sessions.open_session(connection, number, kind, now=now, expires=now + lifetime)
             bounded = quotas.quotas(connection, number) != (None, None)

@@ -108,6 +108,11 @@ class _Exchange:
 
     async def fail(self, error: Exception) -> None:
         """Tell of a fault of ours; an answer that has begun breaks off, which its length gives away."""
+        cause = error.__cause__
+        if self._status is not None and isinstance(cause, ArtifactFSError):
+            # Something failed while it was sent, as when a bucket breaks off again and again: no fault of ours.
+            self._service.log.note("warning", f"the answer to request {self.id} broke off: {cause}")
+            return
         self._service.log.failure(error, request=self.id)
         if self._status is None:
             told = ArtifactFSError(f"the server failed unexpectedly; its log tells more of request {self.id}")

@@ -65,6 +65,7 @@ class Service:
         signed: float | None = None,
         upkeep_seconds: float = 0.0,
     ) -> None:
+        registry.outlive()
         self._registry_of = lru_cache(PROJECTS)(registry.of_project)
         self.own = registry
         self.stores = stores

@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[Workbench], Iterator[Result]]] = {
     "registry": registering.registry,
     "encryption": encrypting.encryption,
     "verify": upkeep.verify,
+    "gc": upkeep.gc,
     "signed-urls": signed.signed_urls,
     "network-sequential": network.sequential,
     "network-tar": network.tar,

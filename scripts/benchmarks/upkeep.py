@@ -1,8 +1,9 @@
-"""What upkeep takes: `verify` beside a program that only reads the same packs, and how it grows with the number of versions."""
+"""What upkeep takes: `verify` beside a program that only reads the same packs, `gc`, and how both grow with the number of versions."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -33,6 +34,30 @@ def verify(bench: Workbench) -> Iterator[Result]:
             quick.add(None, bench.timed([*command, "--quick"]))
         yield full
         yield quick
+
+
+def gc(bench: Workbench) -> Iterator[Result]:
+    """gc of 10, 100 and 1,000 versions of which half were deleted, and again when nothing is left to do"""
+    for count in bench.sizes.grown:
+        source, repository = grown(bench, count), bench.root / "output" / "collected"
+        old = [f"{ARTIFACT}:v{number}" for number in range(count // 2)]
+        work = f"gc, {count:,} versions of {FILES:,} files that differ by one, half of them deleted"
+        first = Row(f"gc/half/{count}", work, measure=SECONDS)
+        again = Row(f"gc/again/{count}", f"{work}: again, nothing to do", measure=SECONDS)
+        command = bench.artifactfs("--repository", repository, "gc")
+        before = freed = 0
+        for _ in bench.interleaved():
+            shutil.copytree(source, repository)
+            bench.run(bench.artifactfs("--repository", repository, "delete", *old))
+            bench.run(["sync"])
+            before = inputs.size_of(repository / "store")
+            first.add(None, bench.timed(command))
+            freed = before - inputs.size_of(repository / "store")
+            again.add(None, bench.timed(command))
+            shutil.rmtree(repository)
+        yield first
+        yield again
+        yield Fact(f"{first.id}/freed", f"{work}: bytes freed", freed, "bytes", note=f"of {before / 1e6:,.1f} MB")
 
 
 def _beside_cat(bench: Workbench) -> Iterator[Result]:
@@ -80,6 +105,8 @@ def _give_up(files: list[Path]) -> None:
 def grown(bench: Workbench, count: int) -> Path:
     """A repository with so many versions, each a commit of its own, made without a process for each."""
     path = bench.root / "output" / f"grown-{count}"
+    if path.exists():
+        return path
     say(f"making {count:,} versions")
     with Repository.create(str(path)) as repository, repository.writing("put") as writing:
         for number in range(count):

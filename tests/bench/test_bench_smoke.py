@@ -54,6 +54,8 @@ ROWS = {
     **{f"verify/quick/{kind}": None for kind in KINDS},
     **{f"verify/full/{count}": None for count in GROWN},
     **{f"verify/quick/{count}": None for count in GROWN},
+    **{f"gc/half/{count}": None for count in GROWN},
+    **{f"gc/again/{count}": None for count in GROWN},
 }
 POSTGRESQL_ROWS = {
     **{f"find-metadata/{query}/postgresql": 0.2 for query in QUERIES},
@@ -198,6 +200,11 @@ def test_what_signed_urls_read_does_not_come_from_the_server(run, facts, count):
     for way in ("direct", "server"):
         assert facts[f"signed-urls/{count}/{way}/fetched"]["value"] >= SPLIT
         assert facts[f"signed-urls/{count}/{way}/reads"]["value"] >= 1
+
+
+def test_garbage_of_half_the_versions_comes_free(facts):
+    for count in GROWN:
+        assert facts[f"gc/half/{count}/freed"]["value"] >= 0.9 * 100_000 * (count // 2)
 
 
 def test_nothing_is_left(run):

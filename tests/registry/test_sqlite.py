@@ -441,3 +441,30 @@ def test_projects_of_one_registry_share_its_connections(registry, path):
     registry.close()
     with pytest.raises(Unavailable, match="was closed"):
         cars.artifacts()
+
+
+def test_what_a_server_tells_is_on_the_disk_before(path: Path):
+    with closing(SQLRegistry(path, create=True)) as registry:
+
+        def levels() -> list[str]:
+            found: list[str] = []
+
+            def note(_connection, _cursor, statement, *_):
+                if statement.startswith("PRAGMA synchronous="):
+                    found.append(statement.partition("=")[2])
+
+            engine = registry._database._engine
+            event.listen(engine, "before_cursor_execute", note)
+            try:
+                other = registry.of_project("other")
+                session = other.open_session("put", seconds=60)
+                other.expect_pack("0" * 64, 10)
+                other.add_packs([pack_of("a")], session=session)
+            finally:
+                event.remove(engine, "before_cursor_execute", note)
+            return found
+
+        # Who opens the file ends with its machine; a server's clients do not.
+        assert levels() == ["NORMAL"] * 3
+        registry.outlive()
+        assert levels() == ["FULL"] * 3

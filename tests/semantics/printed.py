@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,34 +64,47 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "HOME": str(home), "LC_ALL": "C.UTF-8", "PATH": f"{programs}:{kept['PATH']}"}
 
 
-def run(commands: list[str], home: Path, variables: dict[str, str] | None = None) -> list[tuple[int, str]]:
+def run(
+    commands: list[str], home: Path, variables: dict[str, str] | None = None, *, seconds: float = SECONDS
+) -> list[tuple[int, str]]:
     """Run commands one after the other in one shell; each one's exit status, and its output followed by its errors.
 
-    Programs buffer output that goes to no terminal, so the two streams are kept apart and joined as a person sees them.
+    Programs buffer output that goes to no terminal, so the two streams are kept apart and joined as a person sees them. What the shell
+    leaves in the background ends with it, but for mounts, which the home directory's fixture unmounts.
     """
     mark = f"status=$?; printf '%s%s\\n' '{MARK}' $status; printf '%s%s\\n' '{MARK}' $status >&2"
     script = "".join(f"{command}\n{mark}\n" for command in commands)
-    shell = subprocess.run(
+    shell = subprocess.Popen(
         ["bash", "--noprofile", "--norc", "-s"],
-        input=script,
         cwd=home,
         env={**environment(home), **(variables or {})},
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=SECONDS,
-        check=False,
+        start_new_session=True,
     )
-    outputs, errors = (re.split(rf"{MARK}(\d+)\n", stream) for stream in (shell.stdout, shell.stderr))
-    assert len(outputs) == len(errors) == 2 * len(commands) + 1, f"the shell ended early: {shell.stderr[-2000:]}"
+    try:
+        streams = shell.communicate(script, seconds)
+    except subprocess.TimeoutExpired as late:
+        raise AssertionError(
+            f"not over after {seconds:g} s: {(late.stdout or b'')[-2000:]!r} {(late.stderr or b'')[-2000:]!r}"
+        ) from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
+    outputs, errors = (re.split(rf"{MARK}(\d+)\n", stream) for stream in streams)
+    assert len(outputs) == len(errors) == 2 * len(commands) + 1, f"the shell ended early: {streams[1][-2000:]}"
     return [
         (int(status), (output + error).replace(str(home), SHOWN_HOME))
         for output, error, status in zip(outputs[:-1:2], errors[:-1:2], outputs[1::2], strict=True)
     ]
 
 
-def check(block: str, home: Path, variables: dict[str, str] | None = None) -> None:
+def check(block: str, home: Path, variables: dict[str, str] | None = None, *, seconds: float = SECONDS) -> None:
     expected = commands_of(block)
-    results = run([command for command, _ in expected], home, variables)
+    results = run([command for command, _ in expected], home, variables, seconds=seconds)
     for (command, shown), (status, output) in zip(expected, results, strict=True):
         as_shown = pattern_of(shown).fullmatch(plain(output)) is not None
         assert as_shown, f"$ {command}\n{output}\ninstead of\n{shown}"

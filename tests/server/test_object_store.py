@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from tests.conformance.packs import chunk, packed, packed_bytes
 from tests.conftest import eventually
 from tests.content.stores import noise
 from tests.content.test_objects import setenv
-from tests.faults.proxy import Proxy, silence
+from tests.faults.proxy import Proxy, cut_response, silence
 from tests.server.conftest import Answer, Served, serving
 
 NUMBERS = itertools.count()
@@ -190,6 +191,22 @@ def test_an_object_store_that_stalls_stops_nobody_else_and_holds_a_bounded_numbe
             thread.join(30)
         assert len(answers) == 8
         assert {answer.status for answer in answers} == {503}
+
+
+def test_an_answer_that_has_begun_breaks_off_with_a_line_in_the_log(far, proxy):
+    """It is the bucket's fault: no traceback."""
+    data = noise(1, 6 << 20)
+    pack, data = packed_bytes((DATA, data[: 3 << 20]), (DATA, data[3 << 20 :]))
+    upload(far, pack, data)
+    far.service.stores.of_project("default")._kept.clear()
+    with (
+        proxy.fault(cut_response(2 << 20), PACK, method="GET", times=1),
+        proxy.fault(cut_response(0), PACK, method="GET", skip=1),
+        pytest.raises(http.client.IncompleteRead),
+    ):
+        far.ask("GET", f"objects/{pack_key(pack.digest)}")
+    eventually(lambda: any("broke off: cannot read s3://" in line.get("message", "") for line in far.log))
+    assert not any("traceback" in line for line in far.log)
 
 
 def test_readiness_tells_of_an_object_store_that_refuses(far, proxy, monkeypatch):

@@ -131,6 +131,20 @@ def test_through_the_server_a_lasting_fault_is_an_error_and_is_forgotten(
     there.unmount()
 
 
+@pytest.mark.parametrize("running", [THROUGH], indirect=True)
+def test_an_answer_that_the_bucket_breaks_off_again_and_again_is_an_error_or_right(
+    server, packs, new_machine, begin, tmp_path
+):
+    """Also when it has begun; in the server's log there is no traceback, which the server's end looks for."""
+    here = new_machine(seconds=4)
+    with packs.fault(cut_response(300_000)) as happened:
+        finish(begin(here, "get", "data", tmp_path / "out"))
+    assert happened.met >= 3
+    no_wrong_bytes(tmp_path / "out", server.source)
+    assert finish(begin(here, "get", "data", tmp_path / "again")).status == 0
+    assert read_all(tmp_path / "again") == read_all(server.source)
+
+
 @BOTH
 def test_a_pack_that_is_gone_is_named_and_the_rest_is_read(server, new_machine, begin, lone, tmp_path):
     name, files, key = lone

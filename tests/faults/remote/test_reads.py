@@ -27,7 +27,7 @@ from tests.faults.remote.machines import (
     read_all,
 )
 
-pytestmark = pytest.mark.parametrize("running", BACK_ENDS, indirect=True)
+BOTH = pytest.mark.parametrize("running", BACK_ENDS, indirect=True)
 
 PASSING = {
     "cut": cut_response(100_000),
@@ -50,6 +50,7 @@ LASTING = {
 }
 
 
+@BOTH
 @pytest.mark.parametrize("fault", PASSING)
 def test_what_passes_is_not_noticed(server, packs, new_machine, begin, tmp_path, fault):
     """Neither by `get` nor by a mount: the bytes come, a moment later."""
@@ -68,6 +69,7 @@ def test_what_passes_is_not_noticed(server, packs, new_machine, begin, tmp_path,
     there.unmount()
 
 
+@BOTH
 @pytest.mark.parametrize("fault", LASTING)
 def test_what_lasts_ends_with_an_error_and_is_forgotten(server, packs, new_machine, begin, tmp_path, fault):
     expected = read_all(server.source)
