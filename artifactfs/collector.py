@@ -192,6 +192,7 @@ class _Collector:
         self._directory = directory
         self._show = show
         self._report = Collected()
+        self._token = ""  # of the lease; a dry run has none
         self._objects: dict[str, int] = {}  # bytes of a pack and its table of contents, by the pack's digest
 
     def close(self) -> None:
@@ -203,7 +204,7 @@ class _Collector:
     def run(self, holding: _Holding, wait: float) -> Collected:
         """Both markings, as far as sessions allow."""
         self._holding = holding
-        token = holding.token
+        self._token = token = holding.token
         self._show("listing the store")
         self._table.end_expired(token)
         self._list()
@@ -321,14 +322,28 @@ class _Collector:
     def _mark(self, roots: Roots, packs: Sequence[Pack]) -> Marked:
         self._report.versions = len(roots.roots)
         lost = {pack.id for pack in packs if pack.state == PACK_DELETING}
-        return mark(
-            ContentReader(self._source),
-            roots.roots,
-            self._table.chunks(),
-            lost,
-            directory=self._directory,
-            progress=lambda nodes: None if nodes % 1000 else self._show(f"marking: {nodes} nodes"),
-        )
+        try:
+            return mark(
+                ContentReader(self._source),
+                roots.roots,
+                self._table.chunks(),
+                lost,
+                directory=self._directory,
+                progress=lambda nodes: None if nodes % 1000 else self._show(f"marking: {nodes} nodes"),
+            )
+        except Integrity:
+            self._require_undisturbed(roots)
+            raise
+
+    def _require_undisturbed(self, roots: Roots) -> None:
+        """Conflict when what cannot be read may be what somebody else has collected since the roots were read, and no damage.
+
+        That is after a collection was stopped for so long that another one took its lease, and in a dry run, which has none.
+        """
+        if self._token:
+            self._table.beat(self._token)
+        elif not self._table.roots(None).covers(roots):
+            raise Conflict("versions were deleted and collected while their contents were looked at; repeat this")
 
     def _condemned(self) -> list[Pack]:
         return [pack for pack in self._table.packs() if pack.state == PACK_CONDEMNED]

@@ -501,6 +501,30 @@ def test_a_collection_that_was_stopped_for_long_deletes_nothing_once_another_has
     assert stored(place.repository) == before
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_another_has_collected_meanwhile_is_no_damage(place, monkeypatch, dry_run):
+    place.put("data", {"a": noise(1, 50_000)})
+    table = place.repository.registry.collection
+    marking = collecting._Collector._mark
+
+    def stopped(self, roots, packs):
+        # Between looking what is alive and reading it: deleted, and collected by another.
+        monkeypatch.setattr(collecting._Collector, "_mark", marking)
+        place.repository.registry.delete("data", 0)
+        if not dry_run:
+            table.release(self._holding.token)
+            place.repository.registry.close_session(self._holding._sessions[-1])
+        with Repository.open(str(place.path)) as other:
+            assert collect(other).deleted_packs == 2
+        return marking(self, roots, packs)
+
+    monkeypatch.setattr(collecting._Collector, "_mark", stopped)
+    monkeypatch.setattr(collecting, "BEAT_SECONDS", 1000.0)
+    with pytest.raises(Conflict, match="repeat this" if dry_run else "taken over|collects no more|lease"):
+        collect(place.repository, dry_run=dry_run)
+    sound(place)
+
+
 # -- memory --------------------------------------------------------------------------------------------------------------
 
 
