@@ -53,8 +53,6 @@ REPACK_BELOW: Final = 0.5
 """The part of a pack that is alive below which its living chunks move to another pack."""
 GIVEN_AT_ONCE: Final = 5_000
 """Packs given up in one transaction: who stores the same pack again waits until they are deleted."""
-MARKINGS: Final = 5
-"""How often a dry run begins anew because what it reads was deleted and collected meanwhile."""
 LOOK_SECONDS: Final = 0.5
 """How often is looked whether those waited for have ended."""
 
@@ -194,6 +192,7 @@ class _Collector:
         self._directory = directory
         self._show = show
         self._report = Collected()
+        self._token = ""  # of the lease; a dry run has none
         self._objects: dict[str, int] = {}  # bytes of a pack and its table of contents, by the pack's digest
 
     def close(self) -> None:
@@ -205,7 +204,7 @@ class _Collector:
     def run(self, holding: _Holding, wait: float) -> Collected:
         """Both markings, as far as sessions allow."""
         self._holding = holding
-        token = holding.token
+        self._token = token = holding.token
         self._show("listing the store")
         self._table.end_expired(token)
         self._list()
@@ -215,7 +214,7 @@ class _Collector:
         packs = self._table.packs()
         left = [pack for pack in packs if pack.state == PACK_DELETING]
         self._delete_objects(left)  # of a collection that was killed
-        marked = self._mark_holding(roots, packs)
+        marked = self._mark(roots, packs)
         try:
             self._finish(left, marked)
             self._judge(roots, packs, marked, emptied=set())
@@ -243,7 +242,7 @@ class _Collector:
             if before.covers(roots):
                 self._judge(roots, condemned, marked, emptied=emptied)
             else:
-                again = self._mark_holding(roots, self._table.packs())
+                again = self._mark(roots, self._table.packs())
                 try:
                     self._judge(roots, condemned, again, emptied=set())
                 finally:
@@ -267,7 +266,11 @@ class _Collector:
         """What :meth:`run` would do now, by one marking. Changes nothing."""
         report = self._report
         report.dry_run = True
-        roots, packs, marked = self._mark_beside_others()
+        self._show("listing the store")
+        self._list()
+        roots = self._table.roots(None)
+        packs = self._table.packs()
+        marked = self._mark(roots, packs)
         try:
             dead = [pack for pack in packs if pack.state == PACK_CONDEMNED and pack.id not in marked.held]
             gone = [pack for pack in dead if pack.barrier is not None and pack.barrier < roots.bound]
@@ -319,37 +322,28 @@ class _Collector:
     def _mark(self, roots: Roots, packs: Sequence[Pack]) -> Marked:
         self._report.versions = len(roots.roots)
         lost = {pack.id for pack in packs if pack.state == PACK_DELETING}
-        return mark(
-            ContentReader(self._source),
-            roots.roots,
-            self._table.chunks(),
-            lost,
-            directory=self._directory,
-            progress=lambda nodes: None if nodes % 1000 else self._show(f"marking: {nodes} nodes"),
-        )
-
-    def _mark_holding(self, roots: Roots, packs: Sequence[Pack]) -> Marked:
-        """Mark. What cannot be read is damage only while the lease is ours: another collection deletes what has died since."""
         try:
-            return self._mark(roots, packs)
+            return mark(
+                ContentReader(self._source),
+                roots.roots,
+                self._table.chunks(),
+                lost,
+                directory=self._directory,
+                progress=lambda nodes: None if nodes % 1000 else self._show(f"marking: {nodes} nodes"),
+            )
         except Integrity:
-            self._table.beat(self._holding.token)
+            self._require_undisturbed(roots)
             raise
 
-    def _mark_beside_others(self) -> tuple[Roots, list[Pack], Marked]:
-        """Mark without the lease: again when something was deleted meanwhile, which a collection may have taken away."""
-        for attempt in range(MARKINGS):
-            self._show("listing the store")
-            self._objects.clear()
-            self._list()
-            roots = self._table.roots(None)
-            packs = self._table.packs()
-            try:
-                return roots, packs, self._mark(roots, packs)
-            except Integrity:
-                if attempt == MARKINGS - 1 or self._table.roots(None).covers(roots):
-                    raise
-        raise AssertionError("the last marking returns or raises")
+    def _require_undisturbed(self, roots: Roots) -> None:
+        """Conflict when what cannot be read may be what somebody else has collected since the roots were read, and no damage.
+
+        That is after a collection was stopped for so long that another one took its lease, and in a dry run, which has none.
+        """
+        if self._token:
+            self._table.beat(self._token)
+        elif not self._table.roots(None).covers(roots):
+            raise Conflict("versions were deleted and collected while their contents were looked at; repeat this")
 
     def _condemned(self) -> list[Pack]:
         return [pack for pack in self._table.packs() if pack.state == PACK_CONDEMNED]
