@@ -366,7 +366,7 @@ def test_without_tls_nothing_goes_that_came_by_tls(monkeypatch):
 
     def taken(url: str, **credentials: Any) -> bool:
         made = direct.Direct(Secure(), "p", Credentials(**credentials), connect=1.0)
-        made.learn(wire.Places(["0" * 64], [], [url], 900.0))
+        made.learn(wire.Places(["0" * 64], [], urls=[url], seconds=900.0))
         return bool(made._signed)
 
     assert taken("https://bucket.example.org/x?y")
