@@ -29,7 +29,7 @@ def before_load_schema(_context: object, raw_schema: dict[str, Any]) -> None:
         for operation in methods.values():
             # With it every status would be as documented.
             del operation["responses"]["default"]
-    for name in ("Objects", "Packs", "Places"):
+    for name in ("Held", "Objects", "Packs", "Places"):
         _widen(raw_schema["components"]["schemas"][name])
 
 
