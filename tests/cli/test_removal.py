@@ -34,7 +34,7 @@ def versions(cli, name: str = "bike-dataset") -> list[str]:
 
 def stored(cli) -> int:
     """Bytes of all packs."""
-    packs = cli.home / ".local/share/artifactfs/repository/store/packs"
+    packs = cli.home / ".local/share/artifactfs/repository/store/default/packs"
     return sum(path.stat().st_size for path in packs.rglob("*") if path.is_file() and path.suffix != ".idx")
 
 

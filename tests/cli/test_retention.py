@@ -71,7 +71,7 @@ def test_rules_that_say_nothing_are_refused(cli, bikes):
 
 
 def test_a_put_beyond_the_quota_is_refused_with_numbers_and_stores_nothing(cli, bikes):
-    packs = cli.home / ".local/share/artifactfs/repository/store/packs"
+    packs = cli.home / ".local/share/artifactfs/repository/store/default/packs"
     before = sorted(packs.rglob("*"))
     used = json.loads(cli("quota", "show", "--json").stdout)
     assert (used["logical"], used["versions"], used["quota_stored"]) == (300_010, 5, None)
