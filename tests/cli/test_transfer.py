@@ -149,7 +149,9 @@ def test_copy_over_a_server_both_ways(cli, bikes, served):
     url = served(cli.home / "team")
     finished = cli("copy", "bike-dataset", "--all-versions", "--to", url)
     assert finished.lines == ["bike-dataset:v0", "bike-dataset:v1"]
-    assert cli("--repository", url, "verify").stderr == cli("--repository", "team", "verify").stderr
+    # Beside the directory packs are read, and counted; through the server files alone.
+    there = re.sub(r" \d+ packs,", "", cli("--repository", "team", "verify").stderr)
+    assert cli("--repository", url, "verify").stderr == there
     assert "to itself" in cli.refuses("--repository", url, "copy", "bike-dataset", "--to", f"{url}/", status=2)
     finished = cli("--repository", url, "copy", "bike-dataset:best", "--to", "back")
     assert finished.stdout == "bike-dataset:v0\n"
