@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from artifactfs.errors import Conflict
 from artifactfs.mount import daemon
+from artifactfs.mount.commands import Running
 from artifactfs.mount.service import Plan, Service
 
 
@@ -40,8 +42,9 @@ def test_the_terminal_of_a_foreground_mount_is_no_log_to_rotate(tmp_path: Path):
 
 def test_a_running_commit_is_not_unmounted(tmp_path: Path):
     service = Service(Plan(repository=str(tmp_path), project="p", mountpoint="/m", workspace=str(tmp_path)))
+    service._commands = SimpleNamespace(commits=Running())  # as start() makes them
     with (
-        service._commits.during("bike-dataset"),
+        service._commands.commits.during("bike-dataset"),
         pytest.raises(Conflict, match="a commit of bike-dataset is running"),
     ):
         service._may_unmount({}, lambda _note: None)
