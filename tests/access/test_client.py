@@ -181,7 +181,7 @@ def test_admins_manage_tokens_through_the_server(shared: Guarded, tmp_path: Path
 def test_doctor_says_which_token_and_whether_what_goes_is_encrypted(shared: Guarded, tmp_path: Path):
     token = shared.token("write", seconds=86_400)
     cli = shared.client(tmp_path / "writer", token)
-    found = cli("doctor").stdout
+    found = cli.run("doctor").stdout
     assert f"{token[4:12]}: role write, project default, until 20" in found
     assert str(shared.authority.file) in found
     assert token[13:] not in found

@@ -41,7 +41,7 @@ def test_a_key_is_made_kept_and_found_without_being_shown(cli, files, tmp_path):
     assert cli("get", "ward", "out").status == 0
     assert (cli.home / "out/noise.bin").read_bytes() == NOISE
     assert found_below(tmp_path / "repository/store") == []
-    assert "is here and opens it" in cli("doctor").stdout
+    assert "is here and opens it" in cli.run("doctor").stdout
     assert f"encryption   key {sealing.key_id(key)}" in cli("show", "ward").stdout
     assert cli("verify").status == 0
     message = cli.refuses("init", "--encrypt")

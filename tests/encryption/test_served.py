@@ -245,9 +245,9 @@ def test_doctor_and_show_tell_which_key(server, files, tmp_path):
     home.mkdir()
     client = Cli(home)
     client.env["ARTIFACTFS_REPOSITORY"] = server.url
-    assert f"encrypted with the key {ID}, which the server has" in client("doctor").stdout
+    assert f"encrypted with the key {ID}, which the server has" in client.run("doctor").stdout
     assert f"encryption   key {ID}" in client("show", "ward").stdout
-    assert f"encrypted with the key {ID}, which is here and opens it" in server.cli("doctor").stdout
+    assert f"encrypted with the key {ID}, which is here and opens it" in server.cli.run("doctor").stdout
     assert client("get", "ward", "out").status == 0
     assert (home / "out/noise.bin").read_bytes() == NOISE
     message = client.refuses("rekey", status=2)
