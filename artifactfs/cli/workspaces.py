@@ -207,8 +207,9 @@ def _span(nanoseconds: int) -> str:
 def export_command(context: Context, name: str, directory: Path, workspace: str) -> None:
     """Write what was changed in a staging area that is not mounted into a new directory.
 
-    Files that were added or changed are written whole. What is gone is named, and so is what cannot be written because it needs a
-    repository that cannot be reached; then the exit status is 1, and everything else is there. Staging stays as it is.
+    Files that were added or changed are written whole, of references what they refer to. What is gone is named, and so is what cannot
+    be written, because the repository or a reference's source cannot be had; then the exit status is 1, and everything else is there.
+    Staging stays as it is.
 
     \b
     Example:
@@ -229,7 +230,8 @@ def export_command(context: Context, name: str, directory: Path, workspace: str)
         reasons = [f"{path}: {reason}" for path, reason in done.missing]
         _note_some("not written", reasons)
         raise ArtifactFSError(
-            f"{printing.many(len(done.missing), 'path')} of {name} could not be written without the repository"
+            f"{printing.many(len(done.missing), 'path')} of {name} could not be written; staging still has "
+            + ("it" if len(done.missing) == 1 else "them")
         )
 
 

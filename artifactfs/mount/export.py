@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from artifactfs.errors import ArtifactFSError, Conflict, translate_os
-from artifactfs.model.tree import Trees
+from artifactfs.model.tree import RefEntry, Trees
 from artifactfs.mount.inodes import BASED, Area, Inode, Inodes, reference_of
 from artifactfs.mount.layers import Layer, VersionContent, load_layer, parts_of
 
 if TYPE_CHECKING:
     from artifactfs.content.reader import ContentReader
+    from artifactfs.mount.sources import Sources
     from artifactfs.mount.workspace import Workspace
 
 _PIECE: Final = 1 << 20
@@ -42,11 +43,14 @@ class Exported(msgspec.Struct):
 class Exporter:
     """Exports areas of a workspace."""
 
-    def __init__(self, workspace: Workspace, inodes: Inodes, trees: Trees, reader: ContentReader) -> None:
+    def __init__(
+        self, workspace: Workspace, inodes: Inodes, trees: Trees, reader: ContentReader, sources: Sources
+    ) -> None:
         self._workspace = workspace
         self._inodes = inodes
         self._trees = trees
         self._reader = reader
+        self._sources = sources
 
     def export(self, area: Area, directory: Path, *, progress: Callable[[Exported], None] = lambda _: None) -> Exported:
         """Write all that differs from the base into a directory, which must be absent or empty (else Conflict)."""
@@ -111,24 +115,38 @@ class Exporter:
             done.missing.append((prefix, str(error)))
 
     def _write(self, inode: Inode, target: Path, path: str, done: Exported) -> None:
-        if inode.reference is not None:
-            done.missing.append((path, f"it is a reference to {reference_of(inode.reference).uri}"))
+        reference = None if inode.reference is None else reference_of(inode.reference)
+        if reference is not None and not self._sources.readable(reference):
+            done.missing.append((path, f"it is a reference to {reference.uri}"))
             return
-        if inode.target is not None:
+        if reference is None and inode.target is not None:
             target.symlink_to(os.fsdecode(inode.target))
             done.entries += 1
             return
         try:
             with target.open("xb", buffering=0) as file:
-                self._copy(inode, file.fileno())
+                if reference is None:
+                    self._copy(inode, file.fileno())
+                    size = inode.size
+                else:
+                    size = self._fetch(reference, file.fileno())
         except ArtifactFSError as error:
             target.unlink(missing_ok=True)
             done.missing.append((path, str(error)))
             return
-        target.chmod(stat.S_IMODE(inode.mode) & 0o777)
+        # A reference that its mount showed as a symlink has the mode of one.
+        target.chmod(0o644 if stat.S_ISLNK(inode.mode) else stat.S_IMODE(inode.mode) & 0o777)
         os.utime(target, ns=(inode.atime, inode.mtime))
         done.entries += 1
-        done.bytes += inode.size
+        done.bytes += size
+
+    def _fetch(self, reference: RefEntry, fd: int) -> int:
+        """Write what a reference refers to, checked against what was recorded, and return its size in bytes."""
+        source = self._sources.open(reference)
+        size = source.size
+        for offset in range(0, size, _PIECE):
+            _write_all(fd, source.read(offset, min(_PIECE, size - offset)), offset)
+        return size
 
     def _copy(self, inode: Inode, fd: int) -> None:
         """Write a file's bytes; holes stay holes."""
@@ -143,11 +161,15 @@ class Exporter:
             at = offset
             for part in parts_of(source, offset, min(_PIECE, inode.size - offset)):
                 if part.source is not None:
-                    data = memoryview(part.source.read(part.offset, part.length))
-                    done = 0
-                    while done < len(data):
-                        done += os.pwrite(fd, data[done:], at + done)
+                    _write_all(fd, part.source.read(part.offset, part.length), at)
                 at += part.length
+
+
+def _write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(fd, rest, offset)
+        rest, offset = rest[written:], offset + written
 
 
 def failed(reason: ArtifactFSError) -> Callable[..., bytes]:

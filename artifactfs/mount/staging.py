@@ -140,7 +140,7 @@ class Staging:
         self.thaw = freezer.thaw
         self.pending = freezer.pending
         self.recover = freezer.recover
-        self.export = Exporter(workspace, inodes, trees, reader).export
+        self.export = Exporter(workspace, inodes, trees, reader, sources).export
 
     def sync(self) -> None:
         """Make everything durable: all open files, then the tables."""

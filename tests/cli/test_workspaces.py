@@ -145,12 +145,35 @@ def test_what_was_forgotten_is_exported(cli, forgotten):
     assert listed(cli)[0]["changes"] > 0
 
 
+def test_export_writes_what_references_refer_to(cli, mounted):
+    sources = cli.home / "sources"
+    sources.mkdir()
+    large = os.urandom(6 << 20)
+    (sources / "large").write_bytes(large)
+    (sources / "gone").write_bytes(b"g" * 100)
+    cli("put", "raw", "--reference", sources.as_uri())
+    staging = mounted() / "raw/staging"
+    (staging / "moved").mkdir()
+    for name in ("large", "gone"):
+        (staging / name).rename(staging / "moved" / name)
+    cli("unmount")
+    (sources / "gone").unlink()
+    workspace, target = str(listed(cli)[0]["workspace"]), cli.home / "rescued"
+    finished = cli.run("export", "raw", target, "--workspace", workspace)
+    assert finished.status == 1
+    assert "1 path of raw could not be written; staging still has it" in finished.stderr
+    assert "not written: moved/gone: " in finished.stderr
+    assert os.listdir(target / "moved") == ["large"]
+    assert (target / "moved/large").read_bytes() == large
+    assert (target / "moved/large").stat().st_mode & 0o777 == 0o644
+
+
 def test_export_without_the_repository_writes_what_is_local(cli, forgotten):
     shutil.rmtree(cli.home / ".local/share/artifactfs/repository")
     target = cli.home / "rescued"
     finished = cli.run("export", "bike-dataset", target, "--workspace", forgotten)
     assert finished.status == 1
-    assert "2 paths of bike-dataset could not be written without the repository" in finished.stderr
+    assert "2 paths of bike-dataset could not be written; staging still has them" in finished.stderr
     assert "not written: images/cat.png: " in finished.stderr
     assert "not written: images/hound.png: " in finished.stderr
     assert [str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()] == ["new"]
