@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[Workbench], Iterator[Result]]] = {
     "encryption": encrypting.encryption,
     "verify": upkeep.verify,
     "gc": upkeep.gc,
+    "gc-memory": upkeep.gc_memory,
     "signed-urls": signed.signed_urls,
     "network-sequential": network.sequential,
     "network-tar": network.tar,

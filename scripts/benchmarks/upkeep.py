@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -58,6 +60,16 @@ def gc(bench: Workbench) -> Iterator[Result]:
         yield first
         yield again
         yield Fact(f"{first.id}/freed", f"{work}: bytes freed", freed, "bytes", note=f"of {before / 1e6:,.1f} MB")
+
+
+def gc_memory(bench: Workbench) -> Iterator[Result]:
+    """the marking of a collection of 1,000,000 and 10,000,000 made-up chunks: memory and time"""
+    program = Path(__file__).with_name("marked.py")
+    for count in bench.sizes.marked:
+        found = json.loads(bench.run([sys.executable, str(program), str(count)]))
+        what = f"marking of {count:,} chunks in {found['packs']:,} packs"
+        yield Fact(f"gc/memory/{count}", f"{what}: memory", found["memory"], "bytes")
+        yield Fact(f"gc/marking/{count}", f"{what}: seconds", found["seconds"], "seconds")
 
 
 def _beside_cat(bench: Workbench) -> Iterator[Result]:

@@ -45,6 +45,7 @@ class Sizes:
     versions: int  # that are searched by their metadata
     clients: tuple[int, ...]  # at once, that share the files of a version
     grown: tuple[int, ...]  # versions that upkeep goes through
+    marked: tuple[int, ...]  # chunks that nobody stored
     needed: int  # bytes of disk
 
 
@@ -65,6 +66,7 @@ FULL = Sizes(
     versions=100_000,
     clients=(1, 8, 32),
     grown=(10, 100, 1000),
+    marked=(1_000_000, 10_000_000),
     needed=16 << 30,
 )
 QUICK = Sizes(
@@ -84,6 +86,7 @@ QUICK = Sizes(
     versions=1000,
     clients=(1, 3),
     grown=(2, 20),
+    marked=(1_000_000,),
     needed=512 << 20,
 )
 

@@ -207,6 +207,12 @@ def test_garbage_of_half_the_versions_comes_free(facts):
         assert facts[f"gc/half/{count}/freed"]["value"] >= 0.9 * 100_000 * (count // 2)
 
 
+def test_memory_of_a_marking_is_bounded(facts):
+    # More than the nodes and digests of one run, less than the 110 bytes a chunk that a set of them all would take.
+    assert 20_000_000 < facts["gc/memory/1000000"]["value"] < 110_000_000
+    assert facts["gc/marking/1000000"]["value"] > 0
+
+
 def test_nothing_is_left(run):
     assert run["left"] == []
     assert not [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "artifactfs-bench-" in line]
