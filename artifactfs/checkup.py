@@ -38,7 +38,6 @@ from artifactfs.model.tree import RefEntry
 from artifactfs.placing import Ground, open_stores
 from artifactfs.references.contract import list_of
 from artifactfs.registry.contract import PackIndex
-from artifactfs.registry.opening import is_database
 from artifactfs.registry.rescue import is_damaged, rescue
 from artifactfs.registry.sealed import Keys
 from artifactfs.registry.sql import SQLRegistry
@@ -124,7 +123,10 @@ def position_file(repository: Repository) -> Path:
 
 
 def _position(repository: Repository, index: PackIndex) -> Kept:
-    return InNote(index) if is_database(repository.location) else InFile(position_file(repository), repository.project)
+    # A repository in a directory has its registry there; of a database nothing stays on this machine.
+    if (repository.disk / REGISTRY).exists():
+        return InFile(position_file(repository), repository.project)
+    return InNote(index)
 
 
 def all_versions(repository: Repository) -> Iterator[VersionRecord]:

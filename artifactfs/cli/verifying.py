@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
@@ -38,7 +39,11 @@ COMMAND: Final = "artifactfs verify"
 @click.option("--rate", metavar="SIZE", help="Read at most so many bytes a second, as 200MB.")
 @click.option("--repair", is_flag=True, help="Mend what is damaged from whatever else holds the bytes.")
 @click.option(
-    "--from", "sources", metavar="REPOSITORY", multiple=True, help="With --repair: take lost bytes from here too."
+    "--from",
+    "sources",
+    metavar="REPOSITORY",
+    multiple=True,
+    help="With --repair: take lost bytes from here too: a directory, a server, or a restored database.",
 )
 @click.option("--references", is_flag=True, help="Ask the sources of references, instead of reading what is stored.")
 @click.option(
@@ -99,7 +104,8 @@ def verify_command(
             raise InvalidInput(
                 "--references is not for a database (--registry); leave it out, or leave out --registry and ask a server"
             )
-        with _in_database(context, registry, address) as opened:
+        project = address.project if address is not None else None
+        with _in_database(context, registry, project) as opened:
             if repair:
                 sound = _repair(context, opened, [], sources, _pace(limit), as_json=as_json)
             else:
@@ -178,7 +184,7 @@ def _is_server(repository: Repository) -> bool:
 
 
 @contextmanager
-def _in_database(context: Context, url: str, address: Address | None) -> Iterator[Opening]:
+def _in_database(context: Context, url: str, project: str | None = None) -> Iterator[Opening]:
     """What opens the repository whose registry is in a database. Nothing is made there, and nothing stays on this machine."""
     from artifactfs.directory import STORE
     from artifactfs.keys import ProjectKeys
@@ -186,15 +192,15 @@ def _in_database(context: Context, url: str, address: Address | None) -> Iterato
     from artifactfs.repository import Repository
 
     settings = context.settings
-    project = settings.project if address is None or address.project is None else address.project
     apart = settings.repository_is_default or "://" in settings.repository
     beside = None if apart else Path(settings.repository) / STORE
     check_database(url)
     with TemporaryDirectory(prefix="artifactfs-verify-") as disk:
 
         def opened() -> Repository:
+            keys = ProjectKeys(settings.credentials)
             return Repository.over(
-                open_registry(url, project=project, keys=ProjectKeys(settings.credentials)),
+                open_registry(url, project=project or settings.project, keys=keys),
                 beside=beside,
                 disk=Path(disk),
                 credentials=settings.credentials,
@@ -281,7 +287,7 @@ def _repair(
             stack.callback(cache.close)
             holders.append(CacheHolder(cache))
         for source in sources:
-            other = stack.enter_context(context.open_source(source, project=repository.project))
+            other = stack.enter_context(_source(context, source, repository.project))
             if other.is_same(repository):
                 raise InvalidInput(f"--from {source} is the very repository that is repaired; give another one")
             holders.append(RepositoryHolder(other))
@@ -313,6 +319,18 @@ def _repair(
         for line in _advice(result.left):
             printing.note(line)
     return result.left.sound
+
+
+@contextmanager
+def _source(context: Context, location: str, project: str) -> Iterator[Repository]:
+    from artifactfs.registry.opening import is_database
+
+    with ExitStack() as stack:
+        if is_database(location):
+            opened = stack.enter_context(_in_database(context, location, project))
+        else:
+            opened = partial(context.open_source, location, project=project)
+        yield stack.enter_context(opened())
 
 
 def _advice(checked: Checked) -> list[str]:

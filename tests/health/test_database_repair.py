@@ -10,8 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs import keys
+from artifactfs.credentials import Credentials
+from artifactfs.registry.sql import SQLRegistry
 from artifactfs.repository import Repository
-from tests.health.deployed import FILES, LATER, Deployed, client, put, readable, table_of
+from tests import s3
+from tests.conftest import Cli
+from tests.encryption.conftest import KEY
+from tests.health.deployed import FILES, LARGE, LATER, Deployed, InBucket, client, put, readable, table_of
+from tests.health.test_outside import refer
+from tests.postgres import Server
 from tests.server.test_replicas import Replica
 
 IN_BUCKET = pytest.mark.parametrize("deployed", ["bucket"], indirect=True)
@@ -249,3 +257,82 @@ def test_nothing_is_changed_while_no_pack_is_there(deployed: Deployed):
     for key, data in kept.items():
         deployed.objects.write(key, data)
     deployed.all_is_well()
+
+
+@IN_BUCKET
+def test_bytes_come_from_the_source_of_a_reference(deployed: Deployed, tmp_path: Path):
+    (tmp_path / "far").write_bytes(LARGE)
+    with deployed.open() as repository:
+        refer(repository, "far", f"file://{tmp_path}/far")
+    deployed.flip(*deployed.large())
+    (tmp_path / "far").write_bytes(LARGE + b"changed")
+    finished = deployed.repair()
+    assert finished.status == 1
+    assert f"not taken from a reference: the source file://{tmp_path}/far has changed: " in finished.stderr
+    (tmp_path / "far").write_bytes(LARGE)
+    finished = deployed.repair()
+    assert finished.status == 0, finished
+    assert finished.lines == [f"repaired: 1 lost chunk was restored from file://{tmp_path}/far"]
+    deployed.all_is_well()
+
+
+# -- an encrypted project ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sealed(
+    cli: Cli,
+    bucket: s3.Server,
+    postgres: Server,
+    postgres_registry: str,
+    postgres_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Deployed:
+    """An encrypted repository in a bucket, and its host, which has the key."""
+    for name, value in {**bucket.environ, "AWS_ALLOW_HTTP": "true"}.items():
+        monkeypatch.setenv(name, value)
+        cli.env[name] = value
+    keys.write_key(tmp_path / "project.key", KEY)
+    cli.env["ARTIFACTFS_KEY_FILE"] = str(tmp_path / "project.key")
+    made = Deployed(
+        cli,
+        InBucket(bucket, tmp_path.name),
+        postgres_url,
+        lambda statement: postgres.sql(statement, database=postgres_registry),
+        credentials=Credentials(key=KEY.hex()),
+    )
+    with made.open() as repository:
+        assert isinstance(repository.registry, SQLRegistry)
+        repository.registry.encrypt(KEY)
+    made.put()
+    return made
+
+
+@pytest.mark.parametrize("damage", [missing, truncated, flipped, no_table, damaged_table, wrong_place, no_rows, longer])
+def test_an_encrypted_project_is_mended_too(sealed: Deployed, copy: Path, damage: Callable[[Deployed], None]):
+    damage(sealed)
+    kept = {name: sealed.objects.read(name) for name in sealed.objects.names()}
+    key_file = sealed.cli.env.pop("ARTIFACTFS_KEY_FILE")
+    for words in ((), ("--quick",), ("--repair",)):
+        finished = sealed.verify(*words)
+        assert (finished.status, finished.stdout) == (1, "")
+        assert "is encrypted with the key" in finished.stderr
+        assert len(finished.stderr.splitlines()) == 1
+    assert {name: sealed.objects.read(name) for name in sealed.objects.names()} == kept
+    sealed.cli.env["ARTIFACTFS_KEY_FILE"] = key_file
+    finished = sealed.repair(*(("--from", copy) if damage in WITH_BYTES else ()))
+    assert finished.status == 0, finished
+    assert finished.lines
+    sealed.all_is_well()
+    # What was written anew is sealed as well.
+    for name in sealed.objects.names():
+        data = sealed.objects.read(name)
+        assert not any(content[:14] in data for content in (FILES | LATER).values())
+
+
+def test_a_sealed_pack_whose_row_was_lost_has_no_key(sealed: Deployed):
+    no_packs(sealed)
+    finished = sealed.repair()
+    assert finished.status == 1
+    assert "what is still damaged is nowhere here" in finished.stderr
