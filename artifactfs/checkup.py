@@ -261,7 +261,7 @@ def _read_packs(
     checked.total = sum(size for _, size in packs)
     checked.stored = sum(size for pack, size in packs if pack <= at.after)
     kept.save(at)
-    saved = time.monotonic()
+    began = saved = time.monotonic()
     work = PackPass(repository.store, index, content=True, pace=pace)
     try:
         for examined in work.run((pack, size) for pack, size in packs if pack > at.after):
@@ -277,7 +277,8 @@ def _read_packs(
                 saved = time.monotonic()
             if progress is not None:
                 progress(checked)
-        kept.save(at)  # what is left is the walk
+        if time.monotonic() - began >= kept.seconds:
+            kept.save(at)  # what is left is the walk
     except Integrity as error:  # the index cannot be asked
         checked.registry = list(dict.fromkeys([*checked.registry, str(error)]))
     except BaseException:
