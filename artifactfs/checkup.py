@@ -12,8 +12,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Final, Protocol, cast
+from typing import Final, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -21,15 +23,16 @@ from artifactfs.content.cache import Cache
 from artifactfs.content.pack import pack_key, read_table
 from artifactfs.content.stored import opened
 from artifactfs.directory import REGISTRY, SPOOL, STORE
-from artifactfs.errors import ArtifactFSError, Conflict, Format, Integrity, InvalidInput, NotFound
-from artifactfs.health import faults, position
+from artifactfs.errors import ArtifactFSError, Conflict, Format, Integrity, InvalidInput, NotFound, Unavailable
+from artifactfs.health import faults
 from artifactfs.health.examine import PackPass
 from artifactfs.health.faults import Faults
 from artifactfs.health.hits import Hit, Walk
-from artifactfs.health.mend import adopt, mend_pack, set_aside_wrong
+from artifactfs.health.mend import adopt, adopt_all, mend_pack, set_aside_wrong
+from artifactfs.health.outside import parts_outside
 from artifactfs.health.pace import Pace
-from artifactfs.health.position import Position
-from artifactfs.model.digest import CHUNKS, digest
+from artifactfs.health.position import InFile, InNote, Kept, Position
+from artifactfs.model.digest import CHUNKS, DATA, digest
 from artifactfs.model.records import Location, VersionRecord
 from artifactfs.model.tree import RefEntry
 from artifactfs.placing import Ground, open_stores
@@ -42,10 +45,12 @@ from artifactfs.repository import SECONDS, Repository, is_url
 
 WINDOW: Final = 50_000
 """Chunks of chosen versions that are gathered before they are read: some 20 MB of memory."""
-SAVE_SECONDS: Final = 2.0
-"""How often the position is written down: so much is read twice after a kill, besides the packs under way."""
 ROUNDS: Final = 64
 """How often recovered nodes may show others that are lost: the depth of a tree, at most."""
+NAMED: Final = 20
+"""Sources of lost chunks that are named, of those that gave some, and of those that were no help."""
+SILENT: Final = 3
+"""How often a host that references name is waited for in vain before its other references are left alone."""
 
 
 class Checked(msgspec.Struct):
@@ -72,14 +77,19 @@ class Checked(msgspec.Struct):
 
 
 class Repaired(msgspec.Struct):
-    """What was done, a line each, and what is still wrong."""
+    """What was done, a line each, and what is still wrong.
+
+    ``unused``: sources of References that should have had lost chunks and were no help, why, a line each.
+    """
 
     done: list[str] = msgspec.field(default_factory=list)
     restored: int = 0  # chunks
+    unused: list[str] = msgspec.field(default_factory=list)
     left: Checked = msgspec.field(default_factory=Checked)
 
 
 Progress = Callable[[Checked], None]
+Item = TypeVar("Item")
 
 
 class Holder(Protocol):
@@ -108,8 +118,15 @@ def require_key(index: PackIndex) -> None:
 
 
 def position_file(repository: Repository) -> Path:
-    """Where a full verify writes down how far it is."""
+    """Where a full verify of a repository in a directory writes down how far it is."""
     return repository.disk / f"verify-{repository.project}.json"
+
+
+def _position(repository: Repository, index: PackIndex) -> Kept:
+    # A repository in a directory has its registry there; of a database nothing stays on this machine.
+    if (repository.disk / REGISTRY).exists():
+        return InFile(position_file(repository), repository.project)
+    return InNote(index)
 
 
 def all_versions(repository: Repository) -> Iterator[VersionRecord]:
@@ -147,7 +164,7 @@ def check_whole(
     if content or found.all or _roots_lost(repository, index, checked):
         _name(repository, index, found, checked, progress)
     if content:
-        position.forget(position_file(repository))
+        _position(repository, index).forget()
     return checked
 
 
@@ -237,14 +254,14 @@ def _read_packs(
     pace: Pace,
     progress: Progress | None,
 ) -> None:
-    path = position_file(repository)
-    at = position.load(path, repository.project) if resume else Position(repository.project)
+    kept = _position(repository, index)
+    at = kept.load() if resume else Position(repository.project)
     found.add(at.faults)
     checked.packs, checked.chunks, checked.bytes = at.packs, at.chunks, at.bytes
     checked.total = sum(size for _, size in packs)
     checked.stored = sum(size for pack, size in packs if pack <= at.after)
-    position.save(path, at)
-    saved = time.monotonic()
+    kept.save(at)
+    began = saved = time.monotonic()
     work = PackPass(repository.store, index, content=True, pace=pace)
     try:
         for examined in work.run((pack, size) for pack, size in packs if pack > at.after):
@@ -255,18 +272,19 @@ def _read_packs(
             checked.stored += examined.stored
             at.after, at.packs, at.chunks, at.bytes = examined.pack, checked.packs, checked.chunks, checked.bytes
             at.faults = found.all
-            if time.monotonic() - saved >= SAVE_SECONDS:
-                position.save(path, at)
+            if time.monotonic() - saved >= kept.seconds:
+                kept.save(at)
                 saved = time.monotonic()
             if progress is not None:
                 progress(checked)
-        position.save(path, at)  # what is left is the walk
+        if time.monotonic() - began >= kept.seconds:
+            kept.save(at)  # what is left is the walk
     except Integrity as error:  # the index cannot be asked
         checked.registry = list(dict.fromkeys([*checked.registry, str(error)]))
     except BaseException:
         pace.stop()
         with suppress(ArtifactFSError):  # what it ends with is told, and a full disk has no room for this
-            position.save(path, at)
+            kept.save(at)
         raise
     finally:
         work.close()
@@ -410,8 +428,11 @@ def repair(
     index = index_of(repository)
     require_key(index)
     result = Repaired()
+    if not index.packs() and next(all_versions(repository), None) is None:
+        result.left.registry = repository.registry.check()
+        return result  # also a project that is not there, which a Session would make
     _require_store(repository, index)
-    damaged = _damaged_packs(repository, index, pace, result, progress)
+    damaged, sound = _damaged_packs(repository, index, pace, result, progress)
     # Under a Session, so that no collection deletes a pack that is written, or was found, before it is recorded.
     with repository.writing("repair"):
         for pack, size in damaged:
@@ -423,16 +444,17 @@ def repair(
         f"pack {pack}: nothing names it and its bytes are wrong, so it was set aside"
         for pack in set_aside_wrong(repository.store, index, pace)
     ]
+    restoring = _Restoring(holders, sound, pace, result)
     before: set[bytes] = set()
     for _ in range(ROUNDS):
         with reopen() as fresh:
             result.left = Checked(registry=fresh.registry.check())
             walk = _name(fresh, index_of(fresh), Faults(), result.left, progress)
             # Whatever cannot be read, whether its index row is there or not.
-            if not walk.lost or set(walk.lost) <= before:
+            if not walk.lost or walk.lost.keys() == before:
                 break
-            before |= set(walk.lost)
-            restored = _restore(fresh, walk.lost, walk.outside, holders, pace, result)
+            before = set(walk.lost)
+            restored = restoring.restore(fresh, walk.lost, walk.outside)
         if not restored:
             break
         result.restored += restored
@@ -441,16 +463,19 @@ def repair(
 
 def _damaged_packs(
     repository: Repository, index: PackIndex, pace: Pace, result: Repaired, progress: Progress | None
-) -> list[tuple[str, int]]:
-    """Read all packs, several at a time; those that something is wrong with."""
+) -> tuple[list[tuple[str, int]], set[str]]:
+    """Read all packs, several at a time; those that something is wrong with, and sound ones of which the index lacks chunks."""
     packs = index.packs()
     sizes = dict(packs)
     damaged = []
+    sound = set()
     work = PackPass(repository.store, index, content=True, pace=pace)
     try:
         for examined in work.run(packs):
             if any(fault.kind != faults.UNRECORDED for fault in examined.faults):
                 damaged.append((examined.pack, sizes[examined.pack]))
+            elif examined.faults and not examined.bad:
+                sound.add(examined.pack)
             result.left.packs += 1
             result.left.stored += examined.stored
             if progress is not None:
@@ -460,7 +485,7 @@ def _damaged_packs(
         raise
     finally:
         work.close()
-    return damaged
+    return damaged, sound
 
 
 def _require_store(repository: Repository, index: PackIndex) -> None:
@@ -470,61 +495,128 @@ def _require_store(repository: Repository, index: PackIndex) -> None:
             repository.store.size(pack_key(pack))
             return
     if packs:
+        where = "is its disk mounted" if repository.store.local else "are its packs in this bucket, below this prefix"
         raise Conflict(
-            f"the store has none of the {len(packs)} packs of project {repository.project!r}: is its disk mounted? "
+            f"the store has none of the {len(packs)} packs of project {repository.project!r}: {where}? "
             "Nothing was changed; bring it back, or give the packs back from a backup, and repeat"
         )
 
 
-def _restore(
-    repository: Repository,
-    lost: Mapping[bytes, int],
-    outside: Iterable[RefEntry],
-    holders: Collection[Holder],
-    pace: Pace,
-    result: Repaired,
-) -> int:
-    """Look for chunks and nodes wherever they may be. Returns how many were found."""
-    index = index_of(repository)
-    with repository.writing("repair"):
-        there = adopt(repository.store, index, lost, pace)
-    if there:
-        result.done.append(
-            _number(
-                len(there),
-                "chunk that the index lacked was found in a pack",
-                "chunks that the index lacked were found in packs",
+class _Restoring:
+    """Looks for chunks and nodes wherever they may be. ``sound``: packs with chunks that the index lacks, every one of them right."""
+
+    def __init__(self, holders: Collection[Holder], sound: Collection[str], pace: Pace, result: Repaired) -> None:
+        self._holders = holders
+        self._sound = sound
+        self._pace = pace
+        self._result = result
+        self._all_adopted = False
+        self._refused: set[tuple[str, str | None]] = set()  # sources that were no help, by URI and checksum
+        self._silent: dict[str, int] = {}  # how often hosts could not be reached
+
+    def restore(self, repository: Repository, lost: Mapping[bytes, int], outside: Iterable[RefEntry]) -> int:
+        """Returns how many of ``lost``, each with its kind, were found. ``outside``: References whose chunk lists are hit."""
+        index = index_of(repository)
+        there = self._adopt(repository, index, lost)
+        wanted = {name: kind for name, kind in lost.items() if name not in there}
+        if not wanted:
+            return len(there)
+        # Rows that lead to where it cannot be read would keep it from being stored.
+        misplaced = index.locate(list(wanted))
+        if misplaced:
+            index.settle_packs([], lost=misplaced, without={place.pack for place in misplaced.values()})
+        counts: dict[str, int] = {}
+        with repository.writing("repair") as writing:
+            for name, data, kind, source in self._found(repository, wanted, outside):
+                writing.writer.add_chunk(name, data, kind)
+                counts[source] = counts.get(source, 0) + 1
+        lines = [
+            f"{_number(count, 'lost chunk was', 'lost chunks were')} restored from {name}"
+            for name, count in islice(counts.items(), NAMED)
+        ]
+        if len(counts) > NAMED:
+            more = sum(islice(counts.values(), NAMED, None))
+            words = _number(more, "lost chunk was", "lost chunks were")
+            lines.append(f"{words} restored from {len(counts) - NAMED} more sources")
+        self._result.done += lines
+        return len(there) + sum(counts.values())
+
+    def _adopt(self, repository: Repository, index: PackIndex, lost: Mapping[bytes, int]) -> set[bytes]:
+        """Those of ``lost`` that are in a pack, which the index has from now on."""
+        # Once all tables were taken in, only what lies elsewhere than the index says can still be found so.
+        asked = {name: lost[name] for name in index.locate(list(lost))} if self._all_adopted else lost
+        if not asked:
+            return set()
+        store = repository.store
+        with repository.writing("repair"):
+            there = adopt(store, index, asked, self._pace)
+            count = len(there)
+            if not self._all_adopted and any(lost[name] != DATA for name in there):
+                # The index lost rows of nodes, so it may have lost those of what they lead to as well.
+                count += adopt_all(store, index, self._pace, sound=self._sound)
+                self._all_adopted = True
+        if count:
+            self._result.done.append(
+                _number(
+                    count,
+                    "chunk that the index lacked was found in a pack",
+                    "chunks that the index lacked were found in packs",
+                )
             )
-        )
-    wanted = {name: kind for name, kind in lost.items() if name not in there}
-    if not wanted:
-        return len(there)
-    # Rows that lead to where it cannot be read would keep it from being stored.
-    misplaced = index.locate(list(wanted))
-    if misplaced:
-        index.settle_packs([], lost=misplaced, without={place.pack for place in misplaced.values()})
-    counts: dict[str, int] = {}
-    with repository.writing("repair") as writing:
-        for name, kind in wanted.items():
-            for holder in holders:
+        return there
+
+    def _found(
+        self, repository: Repository, wanted: dict[bytes, int], outside: Iterable[RefEntry]
+    ) -> Iterator[tuple[bytes, bytes, int, str]]:
+        """Chunks that somebody has, with bytes, kind and who; one at a time. What was found is ``wanted`` no more."""
+        for name, kind in list(wanted.items()):
+            for holder in self._holders:
                 data = holder.chunk(name, kind)
                 if data is not None:
-                    writing.writer.add_chunk(name, data, kind)
-                    counts[holder.name] = counts.get(holder.name, 0) + 1
-                    there.add(name)
+                    del wanted[name]
+                    yield name, data, kind, holder.name
                     break
-        for entry in {entry.uri: entry for entry in outside}.values():
-            with suppress(ArtifactFSError):
-                for node in repository.references.nodes(entry):
-                    name = digest(CHUNKS, node)
-                    if name in wanted and name not in there:
-                        writing.writer.add_chunk(name, node, CHUNKS)
-                        counts[entry.uri] = counts.get(entry.uri, 0) + 1
-                        there.add(name)
-    result.done += [
-        f"{_number(count, 'lost chunk was', 'lost chunks were')} restored from {name}" for name, count in counts.items()
-    ]
-    return len(there)
+        lists = {name for name, kind in wanted.items() if kind == CHUNKS}
+        for entry in {(entry.uri, entry.checksum): entry for entry in outside}.values():
+            if not lists:
+                break
+            for node in self._from_source(entry, repository.references.nodes):
+                name = digest(CHUNKS, node)
+                if name in lists:
+                    lists.discard(name)
+                    del wanted[name]
+                    yield name, node, CHUNKS, entry.uri
+        chunks = {name for name, kind in wanted.items() if kind == DATA}
+        if not chunks:
+            return
+        roots = (version.digest for version in all_versions(repository))
+        for entry, parts in parts_outside(repository.trees, repository.reader, roots, chunks):
+            for part, data in self._from_source(entry, partial(repository.references.parts, parts=parts)):
+                if part.digest in chunks:
+                    chunks.discard(part.digest)
+                    del wanted[part.digest]
+                    yield part.digest, data, DATA, entry.uri
+
+    def _from_source(self, entry: RefEntry, read: Callable[[RefEntry], Iterable[Item]]) -> Iterator[Item]:
+        """What ``read`` gives of a Reference's source. One that has changed, or cannot be had, is told and not asked again."""
+        which = (entry.uri, entry.checksum)
+        host = entry.uri.partition("://")[2].partition("/")[0]
+        if which in self._refused or self._silent.get(host, 0) >= SILENT:
+            return
+        try:
+            items = iter(read(entry))
+            while True:
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+                yield item
+        except ArtifactFSError as error:
+            self._refused.add(which)
+            if isinstance(error, Unavailable) and host:
+                self._silent[host] = self._silent.get(host, 0) + 1
+            if len(self._result.unused) < NAMED:
+                self._result.unused.append(str(error))
 
 
 def _number(count: int, one: str, more: str) -> str:

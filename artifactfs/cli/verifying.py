@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from artifactfs.cli import printing
 from artifactfs.cli.context import ADDRESS, Context
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from artifactfs.repository import Repository
     from artifactfs.upkeep import Damage, ReferencesReport, VerifyReport
 
+    Opening = Callable[[], Repository]
+
+COMMAND: Final = "artifactfs verify"
+
 
 @click.command("verify")
 @click.argument("address", type=ADDRESS, required=False)
@@ -32,7 +39,11 @@ if TYPE_CHECKING:
 @click.option("--rate", metavar="SIZE", help="Read at most so many bytes a second, as 200MB.")
 @click.option("--repair", is_flag=True, help="Mend what is damaged from whatever else holds the bytes.")
 @click.option(
-    "--from", "sources", metavar="REPOSITORY", multiple=True, help="With --repair: take lost bytes from here too."
+    "--from",
+    "sources",
+    metavar="REPOSITORY",
+    multiple=True,
+    help="With --repair: take lost bytes from here too: a directory, a server, or a restored database.",
 )
 @click.option("--references", is_flag=True, help="Ask the sources of references, instead of reading what is stored.")
 @click.option(
@@ -40,7 +51,7 @@ if TYPE_CHECKING:
     metavar="URL",
     envvar="ARTIFACTFS_REGISTRY",
     show_envvar=True,
-    help="Verify this PostgreSQL database and the packs that it names, without a server.",
+    help="Verify, or repair, this PostgreSQL database and the packs that it names, without a server.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -62,8 +73,8 @@ def verify_command(
     With --quick no content is read. With --repair what is damaged is mended: sound chunks are moved out of damaged packs, the chunk
     index is corrected from packs, and lost chunks are taken from other packs, the cache, the repositories of --from and the sources of
     references; what cannot be had stays listed. Of a server's repository versions are read as any client reads them; --quick,
-    --resume, --rate and --repair are for the machine that has the directory, or, --quick and --rate, for who has
-    the database (--registry) and the store.
+    --resume, --rate and --repair are for the machine that has the directory, or for who has the database (--registry) and the store:
+    servers may go on meanwhile.
 
     With --references the source of each reference is asked whether it still has what was recorded: of one that tells size and etag or
     version nothing is downloaded.
@@ -79,6 +90,7 @@ def verify_command(
       artifactfs verify --repair --from /backup/artifacts
       artifactfs verify --references bike-dataset:latest
       artifactfs verify --registry postgresql://artifactfs@db.example.com/artifactfs
+      artifactfs verify --registry postgresql://artifactfs@db.example.com/artifactfs --repair
     """
     context = ctx.ensure_object(Context)
     if address is not None and address.path:
@@ -88,15 +100,31 @@ def verify_command(
         raise InvalidInput("--from says where --repair may take lost bytes from; give --repair too")
     limit = _rate(rate)
     if registry is not None:
-        for word, given in (("--repair", repair), ("--resume", resume), ("--references", references)):
-            if given:
-                raise InvalidInput(f"{word} is not for a database (--registry); leave it out, or leave out --registry")
-        with _in_database(context, registry, address) as repository:
-            versions = None if address is None else _chosen(repository, address)
-            sound = _at_hand(repository, versions, _pace(limit), quick=quick, resume=None, as_json=as_json)
+        if references:
+            raise InvalidInput(
+                "--references is not for a database (--registry); leave it out, or leave out --registry and ask a server"
+            )
+        project = address.project if address is not None else None
+        with _in_database(context, registry, project) as opened:
+            if repair:
+                sound = _repair(context, opened, [], sources, _pace(limit), as_json=as_json)
+            else:
+                with opened() as repository:
+                    versions = None if address is None else _chosen(repository, address)
+                    given = ctx.get_parameter_source("registry") is ParameterSource.COMMANDLINE
+                    sound = _at_hand(
+                        repository,
+                        versions,
+                        _pace(limit),
+                        quick=quick,
+                        resume=resume,
+                        as_json=as_json,
+                        command=f"artifactfs verify --registry {shlex.quote(registry)}" if given else COMMAND,
+                    )
         ctx.exit(0 if sound else 1)
     if repair:
-        ctx.exit(0 if _repair(context, sources, _pace(limit), as_json=as_json) else 1)
+        rescued = _rescued(context)
+        ctx.exit(0 if _repair(context, context.open, rescued, sources, _pace(limit), as_json=as_json) else 1)
     with context.open(project=address.project if address is not None else None) as repository:
         if references:
             sound = not _verify_references(repository, _chosen(repository, address), as_json=as_json)
@@ -156,23 +184,30 @@ def _is_server(repository: Repository) -> bool:
 
 
 @contextmanager
-def _in_database(context: Context, url: str, address: Address | None) -> Iterator[Repository]:
-    """The repository whose registry is in a database. Nothing is made there, and nothing stays on this machine."""
+def _in_database(context: Context, url: str, project: str | None = None) -> Iterator[Opening]:
+    """What opens the repository whose registry is in a database. Nothing is made there, and nothing stays on this machine."""
     from artifactfs.directory import STORE
     from artifactfs.keys import ProjectKeys
     from artifactfs.registry.opening import check_database, open_registry
     from artifactfs.repository import Repository
 
     settings = context.settings
-    project = settings.project if address is None or address.project is None else address.project
     apart = settings.repository_is_default or "://" in settings.repository
     beside = None if apart else Path(settings.repository) / STORE
+    check_database(url)
     with TemporaryDirectory(prefix="artifactfs-verify-") as disk:
-        registry = open_registry(check_database(url), project=project, keys=ProjectKeys(settings.credentials))
-        with Repository.over(
-            registry, beside=beside, disk=Path(disk), credentials=settings.credentials, seconds=settings.seconds
-        ) as repository:
-            yield repository
+
+        def opened() -> Repository:
+            keys = ProjectKeys(settings.credentials)
+            return Repository.over(
+                open_registry(url, project=project or settings.project, keys=keys),
+                beside=beside,
+                disk=Path(disk),
+                credentials=settings.credentials,
+                seconds=settings.seconds,
+            )
+
+        yield opened
 
 
 def _at_hand(
@@ -181,10 +216,11 @@ def _at_hand(
     pace: Pace,
     *,
     quick: bool,
-    resume: bool | None,
+    resume: bool,
     as_json: bool,
+    command: str = COMMAND,
 ) -> bool:
-    """Verify what is at hand. ``resume`` None: what was interrupted cannot be gone on with."""
+    """Verify what is at hand, and say whether it is sound. ``command``: how it was asked for."""
     from artifactfs.checkup import check_versions, check_whole
 
     total = _bytes_of_packs(repository) if versions is None and not quick else None
@@ -195,12 +231,12 @@ def _at_hand(
 
         try:
             if versions is None:
-                checked = check_whole(repository, content=not quick, resume=bool(resume), pace=pace, progress=show)
+                checked = check_whole(repository, content=not quick, resume=resume, pace=pace, progress=show)
             else:
                 checked = check_versions(repository, versions, pace=pace, progress=show)
         except KeyboardInterrupt:
-            if versions is None and not quick and resume is not None:
-                printing.note("interrupted; what was read need not be read again: artifactfs verify --resume")
+            if versions is None and not quick:
+                printing.note(f"interrupted; what was read need not be read again: {command} --resume")
             raise
     if as_json:
         printing.as_json(_fields(checked))
@@ -211,12 +247,8 @@ def _at_hand(
         files = f", {printing.many(checked.files, 'file')}" if checked.files or not quick else ""
         packs = f", {printing.many(checked.packs, 'pack')}" if versions is None else ""
         printing.note(f"{what} {printing.many(checked.versions, 'version')}{files}{packs}{amount}: {_sum(checked)}")
-        if not checked.sound and resume is None:
-            printing.note(
-                "copy the packs that are missing or damaged back from a backup of the store, or store the same files once more"
-            )
-        elif not checked.sound:
-            printing.note("mend what can be mended with: artifactfs verify --repair; see artifactfs help repair")
+        if not checked.sound:
+            printing.note(f"mend what can be mended with: {command} --repair; see artifactfs help repair")
     return checked.sound
 
 
@@ -227,9 +259,9 @@ def _bytes_of_packs(repository: Repository) -> int | None:
         return None  # the registry is damaged, which is told later
 
 
-def _repair(context: Context, sources: tuple[str, ...], pace: Pace, *, as_json: bool) -> bool:
-    from artifactfs.checkup import CacheHolder, Holder, RepositoryHolder, index_of, repair, rescue_registry
-    from artifactfs.content.cache import Cache
+def _rescued(context: Context) -> list[str]:
+    """Give the repository a new registry if pages of it are damaged; what was done."""
+    from artifactfs.checkup import index_of, rescue_registry
     from artifactfs.keys import ProjectKeys
 
     settings = context.settings
@@ -237,16 +269,25 @@ def _repair(context: Context, sources: tuple[str, ...], pace: Pace, *, as_json: 
         index_of(repository)  # a server's is refused first
         place = repository.disk
     # While nothing has it open.
-    rescued = rescue_registry(place, settings.project, keys=ProjectKeys(settings.credentials))
+    return rescue_registry(place, settings.project, keys=ProjectKeys(settings.credentials))
+
+
+def _repair(
+    context: Context, opened: Opening, rescued: list[str], sources: tuple[str, ...], pace: Pace, *, as_json: bool
+) -> bool:
+    from artifactfs.checkup import CacheHolder, Holder, RepositoryHolder, repair
+    from artifactfs.content.cache import Cache
+
+    settings = context.settings
     with ExitStack() as stack, printing.Meter("repair", None) as meter:
-        repository = stack.enter_context(context.open())
+        repository = stack.enter_context(opened())
         holders: list[Holder] = []
         if settings.cache.directory.is_dir():
             cache = Cache(settings.cache)
             stack.callback(cache.close)
             holders.append(CacheHolder(cache))
         for source in sources:
-            other = stack.enter_context(context.open_source(source, project=repository.project))
+            other = stack.enter_context(_source(context, source, repository.project))
             if other.is_same(repository):
                 raise InvalidInput(f"--from {source} is the very repository that is repaired; give another one")
             holders.append(RepositoryHolder(other))
@@ -254,14 +295,23 @@ def _repair(context: Context, sources: tuple[str, ...], pace: Pace, *, as_json: 
         def show(checked: Checked) -> None:
             meter.update(checked.stored, files=checked.files)
 
-        result = repair(repository, lambda: context.open(project=repository.project), holders, pace=pace, progress=show)
+        result = repair(repository, opened, holders, pace=pace, progress=show)
     result.done[:0] = rescued
     if as_json:
-        printing.as_json({"done": result.done, "restored": result.restored, "left": _fields(result.left)})
+        printing.as_json(
+            {
+                "done": result.done,
+                "restored": result.restored,
+                "unused": result.unused,
+                "left": _fields(result.left),
+            }
+        )
         return result.left.sound
     for line in result.done:
         printing.line(f"repaired: {line}")
     _print_checked(result.left)
+    for line in result.unused:
+        printing.note(f"not taken from a reference: {printing.shown(line)}")
     if result.left.sound:
         printing.note("everything is sound" if result.done else "nothing was damaged")
     else:
@@ -269,6 +319,18 @@ def _repair(context: Context, sources: tuple[str, ...], pace: Pace, *, as_json: 
         for line in _advice(result.left):
             printing.note(line)
     return result.left.sound
+
+
+@contextmanager
+def _source(context: Context, location: str, project: str) -> Iterator[Repository]:
+    from artifactfs.registry.opening import is_database
+
+    with ExitStack() as stack:
+        if is_database(location):
+            opened = stack.enter_context(_in_database(context, location, project))
+        else:
+            opened = partial(context.open_source, location, project=project)
+        yield stack.enter_context(opened())
 
 
 def _advice(checked: Checked) -> list[str]:
@@ -279,7 +341,9 @@ def _advice(checked: Checked) -> list[str]:
             "REPOSITORY, a copy that has the versions; else delete these versions"
         )
     if checked.registry:
-        advice.append("of a registry only the chunk index is made anew from packs: restore registry.db from a backup")
+        advice.append(
+            "of a registry only the chunk index is made anew from packs: restore the rest from a backup of it"
+        )
     return advice
 
 

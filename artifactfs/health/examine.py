@@ -173,7 +173,7 @@ def _read(
 
 def check_places(store: Store, places: Sequence[tuple[bytes, Location]], found: Examined, pace: Pace) -> None:
     """Read chunks of one pack, given in order of offset, and check each against its digest. Neighbours are read at once."""
-    for run in _runs(places):
+    for run in runs(places):
         first, last = run[0][1], run[-1][1]
         pace.take(last.offset + last.length - first.offset)
         key = pack_key(first.pack)
@@ -201,7 +201,8 @@ def check_places(store: Store, places: Sequence[tuple[bytes, Location]], found: 
             found.stored += place.length
 
 
-def _runs(places: Sequence[tuple[bytes, Location]]) -> Iterator[list[tuple[bytes, Location]]]:
+def runs(places: Sequence[tuple[bytes, Location]]) -> Iterator[list[tuple[bytes, Location]]]:
+    """Chunks of one pack, given in order of offset, in parts that one read takes: neighbours of at most :data:`READ` bytes."""
     run: list[tuple[bytes, Location]] = []
     begin = end = 0
     for item in places:

@@ -24,6 +24,8 @@ from artifactfs.model.tree import DirEntry, Entry, FileEntry, Leaf, RefEntry, Tr
 REMEMBERED: Final = 1_000_000
 """Sound directories and chunk lists that are remembered."""
 
+_OUTSIDE: Final = b"outside"  # before the digest of a list that is a Reference's
+
 Judge = Callable[[Collection[bytes]], Mapping[bytes, str]]
 """Which of these chunks of data cannot be read, and why."""
 Below = tuple[tuple[str, str], ...]
@@ -127,12 +129,14 @@ class Walk:
 
     def _large(self, name: bytes, size: int, *, outside: bool) -> Iterator[str]:
         """Why a file of several chunks cannot be read: the first reason alone."""
-        if name in self._sound:
+        # What a Reference needs of a list, which may be a file's as well, is the list alone.
+        key = _OUTSIDE + name if outside else name
+        if name in self._sound or key in self._sound:
             return
-        known = self._hurt.get(name)
+        known = self._hurt.get(key)
         if known is None:
             known = tuple(("", reason) for reason in self._list(name, size, outside=outside))[:1]
-            self._remember(name, known)
+            self._remember(key, known)
         yield from (reason for _, reason in known)
 
     def _list(self, name: bytes, size: int, *, outside: bool) -> Iterator[str]:

@@ -8,12 +8,17 @@ the lost ones, so that they may be stored anew; then the old pack is set aside, 
 - before the transaction: the index is as it was, and the new pack is one that nothing names;
 - before it is set aside: the old pack is one that nothing names, and :func:`set_aside_wrong` finds it by its bytes.
 
+A pack of which nothing is left is set aside before the transaction: who stores the same bytes meanwhile makes the same pack, which
+must not be taken for one that is there already. Killed in between it is a missing one.
+
 A reader that has the old place in mind asks once more where the chunk is when it meets the damage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final
 
@@ -24,9 +29,9 @@ from artifactfs.content.local import LocalStore
 from artifactfs.content.pack import PackUpload, bare, encode_index, index_key, pack_key, read_table
 from artifactfs.content.store import Store
 from artifactfs.content.stored import opened
-from artifactfs.errors import Access, ArtifactFSError, Format, Integrity, NotFound
+from artifactfs.errors import Access, Format, Integrity, NotFound
 from artifactfs.health import faults
-from artifactfs.health.examine import READ, Examined, examine, whole_row
+from artifactfs.health.examine import ASKED, READ, Examined, check_places, examine, runs, whole_row
 from artifactfs.health.pace import Pace
 from artifactfs.model.digest import kind_of_flags
 from artifactfs.model.records import ChunkRow, Location, PackRow
@@ -34,6 +39,8 @@ from artifactfs.registry.contract import PackIndex
 
 QUARANTINE: Final = "quarantine/"
 """Before the keys of packs that were set aside."""
+TABLES_AHEAD: Final = 8
+"""Tables of contents that are asked for at a time over a network; some of 2.6 MB, most far less."""
 
 
 class Mended(msgspec.Struct, frozen=True):
@@ -88,24 +95,18 @@ def _replace(store: Store, index: PackIndex, found: Examined) -> Mended:
     key = index.data_key(pack)
     upload = PackUpload(store, sealed=bool(key)) if good else None
     try:
-        for row in good if upload is not None else ():
-            stored = store.read(pack_key(pack), row.offset, row.length)
-            place = _place(pack, row, key)
-            opened(stored, place, row.digest, kind_of_flags(row.flags))  # as it is written it is right
-            assert upload is not None  # noqa: S101 - the loop's condition
-            # A seal is of one place in one pack.
-            shown, place = bare(stored, place, row.digest)
-            upload.append(row.digest, row.size, shown, place.flags)
         if upload is None:
+            set_aside(store, pack)
             index.settle_packs([], lost=found.bad, without=[pack])
-            set_aside(store, pack)
-        elif upload.digest == pack:
-            # Nothing was lost, and the same bytes have the same key.
-            set_aside(store, pack)
-            index.settle_packs([upload.publish(index.expect_pack)])
         else:
-            index.settle_packs([upload.publish(index.expect_pack)], lost=found.bad, without=[pack])
-            set_aside(store, pack)
+            _copy_chunks(store, [(row.digest, _place(pack, row, key)) for row in good], upload)
+            if upload.digest == pack:
+                # Nothing was lost, and the same bytes have the same key.
+                _make_way(store, pack)
+                index.settle_packs([upload.publish(index.expect_pack)])
+            else:
+                index.settle_packs([upload.publish(index.expect_pack)], lost=found.bad, without=[pack])
+                set_aside(store, pack)
     except BaseException:
         if upload is not None:
             upload.abort()
@@ -115,6 +116,33 @@ def _replace(store: Store, index: PackIndex, found: Examined) -> Mended:
     if not any(fault.kind == faults.MISSING for fault in found.faults):
         done += f", and it was set aside as {QUARANTINE}{pack_key(pack)}"
     return Mended(pack, done, len(good), len(found.bad))
+
+
+def _copy_chunks(store: Store, places: Sequence[tuple[bytes, Location]], upload: PackUpload) -> None:
+    """Append chunks of one pack, given in order of offset, to another. Neighbours are read at once."""
+    for run in runs(places):
+        first, last = run[0][1], run[-1][1]
+        data = store.read(pack_key(first.pack), first.offset, last.offset + last.length - first.offset)
+        for name, place in run:
+            begin = place.offset - first.offset
+            stored = data[begin : begin + place.length]
+            opened(stored, place, name, kind_of_flags(place.flags))  # as it is written it is right
+            # A seal is of one place in one pack.
+            shown, bare_place = bare(stored, place, name)
+            upload.append(name, place.size, shown, bare_place.flags)
+
+
+def _make_way(store: Store, pack: str) -> None:
+    """Have a pack that is longer than it should be replaced by the next publication under its name, with a copy set aside.
+
+    A bucket replaces the object at once, so that who reads it never finds it gone; on a disk it is away for a moment.
+    """
+    if isinstance(store, LocalStore):
+        set_aside(store, pack)
+        return
+    with suppress(NotFound):
+        _copy(store, pack_key(pack), QUARANTINE + pack_key(pack))
+    store.delete(index_key(pack))  # which readers do not ask for
 
 
 def _place(pack: str, row: ChunkRow, key: bytes) -> Location:
@@ -169,22 +197,48 @@ def adopt(store: Store, index: PackIndex, wanted: Mapping[bytes, int], pace: Pac
     """
     found: set[bytes] = set()
     for table in _tables(store, index):
+        rows = [
+            row
+            for row in table.chunks
+            if row.digest not in found and wanted.get(row.digest) == kind_of_flags(row.flags)
+        ]
+        found.update(row.digest for row in _record(store, index, table, rows, pace))
         if len(found) == len(wanted):
             break
-        rows = [row for row in table.chunks if row.digest in wanted and row.digest not in found]
-        sound = []
-        if rows:
-            index.expect_pack(table.digest, table.size)  # before it is read: nothing alive may have been found in it
-        for row in rows:
-            pace.take(row.length)
-            with suppress(ArtifactFSError):
-                stored = store.read(pack_key(table.digest), row.offset, row.length)
-                opened(stored, _place(table.digest, row, table.key), row.digest, wanted[row.digest])
-                sound.append(row)
-        if sound:
-            index.settle_packs([msgspec.structs.replace(table, chunks=tuple(sound))])
-            found.update(row.digest for row in sound)
     return found
+
+
+def adopt_all(store: Store, index: PackIndex, pace: Pace, *, sound: Collection[str] = ()) -> int:
+    """Have the index name every chunk that it lacks and that a pack has, by all tables in the Store. Returns how many.
+
+    For an index that lost rows: what no version needs comes back too, until the next collection. Packs of ``sound`` were read just
+    now and every chunk of them was right; of other ones these chunks are read.
+    """
+    count = 0
+    for table in _tables(store, index):
+        for start in range(0, len(table.chunks), ASKED):
+            batch = table.chunks[start : start + ASKED]
+            places = index.locate([row.digest for row in batch])
+            rows = [row for row in batch if row.digest not in places]
+            count += len(_record(store, index, table, rows, pace, sound=table.digest in sound))
+    return count
+
+
+def _record(
+    store: Store, index: PackIndex, table: PackRow, rows: Sequence[ChunkRow], pace: Pace, *, sound: bool = False
+) -> Sequence[ChunkRow]:
+    """Have the index name these chunks of a pack, after they were read unless they are ``sound``. Returns those that are right."""
+    if not rows:
+        return ()
+    index.expect_pack(table.digest, table.size)  # before it is read: nothing alive may have been found in it
+    if not sound:
+        read = Examined(table.digest)
+        places = [(row.digest, _place(table.digest, row, table.key)) for row in rows]
+        check_places(store, places, read, pace)
+        rows = [row for row in rows if row.digest not in read.bad]
+    if rows:
+        index.settle_packs([msgspec.structs.replace(table, chunks=tuple(rows))])
+    return rows
 
 
 def _has_its_bytes(store: Store, pack: str, pace: Pace) -> bool:
@@ -205,7 +259,23 @@ def _has_its_bytes(store: Store, pack: str, pace: Pace) -> bool:
 def _tables(store: Store, index: PackIndex) -> Iterator[PackRow]:
     """All tables that can be read; one that is sealed is where the index still has its pack, with the key."""
     keys: Sequence[str] = [key for key, _ in store.list("packs/") if key.endswith(".idx")]
-    for key in keys:
+
+    def read(key: str) -> PackRow | None:
         pack = key.rpartition("/")[2].removesuffix(".idx")
         with suppress(NotFound, Integrity, Format, Access):
-            yield read_table(store, pack, index.data_key(pack))
+            return read_table(store, pack, index.data_key(pack))
+        return None
+
+    ahead = 1 if store.local else TABLES_AHEAD
+    pool = ThreadPoolExecutor(ahead, thread_name_prefix="repair-tables")
+    waiting: deque[Future[PackRow | None]] = deque()
+    try:
+        for key in keys:
+            waiting.append(pool.submit(read, key))
+            if len(waiting) > ahead and (table := waiting.popleft().result()) is not None:
+                yield table
+        while waiting:
+            if (table := waiting.popleft().result()) is not None:
+                yield table
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

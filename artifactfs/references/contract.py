@@ -38,6 +38,14 @@ class Resolved(msgspec.Struct, frozen=True):
     nodes: tuple[bytes, ...] = ()
 
 
+class Part(msgspec.Struct, frozen=True, gc=False):
+    """A chunk of an object: its digest, and where its bytes lie."""
+
+    digest: bytes
+    offset: int
+    size: int
+
+
 class Facts(msgspec.Struct, frozen=True):
     """What a source says of an object now; what it does not say is None."""
 
@@ -142,9 +150,14 @@ def list_of(entry: RefEntry) -> bytes | None:
 
     An entry of another artifact has its list there.
     """
-    if entry.size is None or entry.size <= SINGLE_CHUNK or entry.uri[:9].lower() == "artifact:":
+    if entry.size is None or entry.size <= SINGLE_CHUNK or is_artifact(entry.uri):
         return None
     return digest_of(entry)
+
+
+def is_artifact(uri: str) -> bool:
+    """Whether a URI names an entry of another artifact, which this repository has itself."""
+    return uri[:9].lower() == "artifact:"
 
 
 def changed(uri: str, how: str) -> Integrity:

@@ -9,7 +9,7 @@ Content never passes through a server of ours: it is read from where it lies, wi
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +22,7 @@ from artifactfs.references.contract import (
     MAX_OBJECTS,
     Facts,
     Origin,
+    Part,
     Progress,
     ReferenceFile,
     Resolved,
@@ -31,7 +32,8 @@ from artifactfs.references.contract import (
 )
 from artifactfs.references.files import FileOrigin
 from artifactfs.references.hashing import Hashed, hash_stream
-from artifactfs.references.reading import OutsideFile
+from artifactfs.references.parts import take_parts
+from artifactfs.references.reading import OutsideFile, Recorded
 from artifactfs.references.uris import check_uri, name_of, scheme_of
 
 if TYPE_CHECKING:
@@ -215,6 +217,13 @@ class References:
         if hashed.digest != digest_of(entry):
             raise changed(entry.uri, f"recorded checksum {entry.checksum}, found {format_digest(hashed.digest)}")
         return hashed.nodes
+
+    def parts(self, entry: RefEntry, parts: Iterable[Part]) -> Iterator[tuple[Part, bytes]]:
+        """Chunks of an entry with a digest, given in order of offset, from its source by their ranges alone; each is checked.
+
+        Nothing comes from the Cache, and nothing is kept. Errors as :meth:`check`, at the first part that is not as recorded.
+        """
+        yield from take_parts(Recorded(self._sources.origin(entry.uri), entry, self._lists), parts)
 
     def _hashed(self, origin: Origin, entry: RefEntry) -> Hashed:
         answer = origin.read(entry, 0, None)

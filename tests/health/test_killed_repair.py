@@ -89,17 +89,19 @@ def mend(place: str, copy: str) -> None:
         repair(opened, lambda: Repository.open(place), [RepositoryHolder(other)], pace=Pace())
 
 
+@pytest.mark.parametrize("hit", [NAMES[2:3], NAMES], ids=["a chunk", "a whole pack"])
 @pytest.mark.parametrize("kill", range(1, 12))
 def test_a_killed_repair_loses_nothing_and_the_next_one_ends_it(
-    repository: Repository, tmp_path: Path, kill: int, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, tmp_path: Path, kill: int, hit: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     put(repository)
     copy = str(tmp_path / "copy")
     with Repository.create(copy) as other:
         put(other)
-    damage(repository, NAMES[2])
+    for name in hit:
+        damage(repository, name)
     place = repository.location
-    sound = set(NAMES) - {NAMES[2]}
+    sound = set(NAMES) - set(hit)
     assert readable(place) == sound
     with monkeypatch.context() as patched:
         steps = Steps(patched, kill)
@@ -111,6 +113,31 @@ def test_a_killed_repair_loses_nothing_and_the_next_one_ends_it(
             assert steps.count < kill  # all steps were seen
     assert readable(place) >= sound
     mend(place, copy)
+    assert readable(place) == set(NAMES)
+    with Repository.open(place) as opened:
+        assert check_whole(opened, content=True, pace=Pace()).sound
+
+
+def test_what_is_stored_again_meanwhile_is_not_set_aside_with_the_damaged_pack(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+):
+    """The same chunks make the same pack, whose name the damaged one has."""
+    put(repository)
+    for name in NAMES:
+        damage(repository, name)
+    place = repository.location
+    settle = SQLRegistry.settle_packs
+
+    def then_put(*arguments: object, **named: object) -> None:
+        monkeypatch.undo()
+        settle(*arguments, **named)  # type: ignore[arg-type]
+        with Repository.open(place) as other:
+            put(other)
+
+    monkeypatch.setattr(SQLRegistry, "settle_packs", then_put)
+    with Repository.open(place) as opened:
+        result = repair(opened, lambda: Repository.open(place), [], pace=Pace())
+    assert result.left.sound
     assert readable(place) == set(NAMES)
     with Repository.open(place) as opened:
         assert check_whole(opened, content=True, pace=Pace()).sound
