@@ -303,8 +303,10 @@ def _encryption(repository: Repository) -> dict[str, Any]:
 
 
 def _show_tombstone(repository: Repository, gone: Tombstone, *, as_json: bool, exact: bool) -> None:
+    living = repository.registry.find_digest(gone.artifact, gone.digest)
     fields = {
         **tombstone_fields(gone),
+        "same_contents": living.name if living is not None else None,
         **_lineage(repository, gone.id),
         "project": repository.project,
         "repository": repository.location,
@@ -329,6 +331,7 @@ def tombstone_fields(gone: Tombstone) -> dict[str, Any]:
         "deleted": printing.iso(gone.deleted),
         "deleted_by": gone.deleted_by or None,
         "description": gone.description,
+        "metadata": gone.metadata,
         "run": gone.run or None,
     }
 
@@ -369,7 +372,7 @@ def _print_fields(fields: dict[str, Any], *, exact: bool) -> None:
             text += f" ({value:,} bytes)" if not exact and value >= 1024 else ""
         elif key == "metadata":
             text = ""
-        elif key in {"updated", "run"}:
+        elif key in {"updated", "run"} or (value is None and key == "same_contents"):
             continue  # `logged by` says who; of edits the present texts say what
         elif key == "references" and value is None:
             text = f"not counted in more than {COUNTED:,} entries; ls -lR tells them"
@@ -387,7 +390,7 @@ def _print_fields(fields: dict[str, Any], *, exact: bool) -> None:
             text = {True: "yes", False: "no", None: "unknown"}.get(value, str(value))
         printing.line(f"{label:<{width}}{text}".rstrip())
         if key == "metadata":
-            printing.values(value)
+            printing.values(value or {})
 
 
 def _run_text(run: dict[str, Any]) -> str:

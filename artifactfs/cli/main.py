@@ -36,7 +36,7 @@ COMMANDS: Final = (
     ("Lineage", "running", ("run",)),
     ("Lineage", "lineage", ("runs", "lineage")),
     ("Labels", "labels", ("alias", "tag", "edit")),
-    ("Upkeep", "removal", ("delete", "prune", "rename")),
+    ("Upkeep", "removal", ("delete", "restore", "prune", "rename")),
     ("Upkeep", "collecting", ("gc",)),
     ("Upkeep", "retention", ("retention", "quota")),
     ("Upkeep", "stats", ("stats",)),

@@ -1,4 +1,4 @@
-"""``delete``, ``prune`` and ``rename``: what goes, what stays, and what would come free."""
+"""``delete``, ``restore``, ``prune`` and ``rename``: what goes, what stays, what comes back, and what would come free."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from artifactfs.cli import printing
-from artifactfs.cli.context import ADDRESS, NAME, Context, pass_context, read_span
+from artifactfs.cli.content import note_reused
+from artifactfs.cli.context import ADDRESS, NAME, Context, pass_context, read_aliases, read_span
 from artifactfs.cli.inspect import as_json
 from artifactfs.errors import Conflict, InvalidInput
 from artifactfs.model.digest import format_digest
@@ -18,7 +19,7 @@ from artifactfs.model.query import parse_condition
 
 if TYPE_CHECKING:
     from artifactfs.model.records import VersionRecord
-    from artifactfs.model.retention import RetentionRule
+    from artifactfs.model.retention import RetentionRule, Tombstone
     from artifactfs.pruning import Kept
     from artifactfs.reachability import Freed
     from artifactfs.repository import Repository
@@ -99,6 +100,10 @@ def delete_command(
                     printing.line(f"deleted {version.name}")
     if as_json:
         _show(everything, [], None, as_json=True, dry_run=False)
+    elif len(everything) == 1:
+        printing.note(f"until garbage is collected this brings it back: artifactfs restore {everything[0].name}")
+    else:
+        printing.note("until garbage is collected this brings one back: artifactfs restore NAME:vN")
 
 
 def _meant(
@@ -122,6 +127,65 @@ def _meant(
         versions = repository.registry.versions(version.artifact) if all_versions else [version]
         found.setdefault(version.artifact, {}).update((each.number, each) for each in versions)
     return {name: [versions[number] for number in sorted(versions)] for name, versions in found.items()}
+
+
+@click.command("restore")
+@click.argument("address", type=ADDRESS)
+@click.option("--alias", "aliases", metavar="NAME", multiple=True, help="Alias to move to it, besides latest.")
+@click.option("--dry-run", is_flag=True, help="Say whether it can be restored, and its size.")
+@pass_context
+def restore_command(context: Context, *, address: Address, aliases: tuple[str, ...], dry_run: bool) -> None:
+    """Make what a deleted version held the next version of its artifact; prints name:vN of that.
+
+    Description, metadata and the run that made it come back with it, aliases and tags do not; `latest` moves to it. This can be done
+    until garbage is collected (artifactfs gc, on a server once a day), and as long as other versions have the same contents.
+
+    \b
+    Example:
+      artifactfs log bike-dataset --deleted
+      artifactfs restore bike-dataset:v3 --alias best
+    """
+    from artifactfs import restoring
+    from artifactfs.sending import CopyStats
+
+    moved = read_aliases(aliases)
+    with context.open_for(address) as repository:
+        gone = restoring.find(repository, address)
+        if dry_run:
+            _foresee(repository, gone)
+            return
+        stats = CopyStats()
+        with printing.Meter(f"restore {gone.name}", gone.size) as meter:
+
+            def show(stats: CopyStats) -> None:
+                meter.update(stats.bytes_done, files=stats.files)
+
+            restored = restoring.restore(repository, gone, aliases=moved, stats=stats, progress=show)
+    version = restored.version
+    printing.line(version.name)
+    if not restored.created:
+        labelled = (version.description, version.metadata) != (gone.description, gone.metadata)
+        note_reused(version.name, version.number, restored.latest_before, labelled=labelled)
+        return
+    printing.note(
+        f"{gone.name} came back as {version.name}: {printing.many(version.files, 'file')}, {printing.size(version.size)}; "
+        f"{printing.size(stats.bytes_stored)} stored anew"
+    )
+    if gone.metadata is None:
+        printing.note(
+            f"without its metadata, which this server does not tell; set it with: artifactfs edit {version.name} --metadata K=V"
+        )
+
+
+def _foresee(repository: Repository, gone: Tombstone) -> None:
+    from artifactfs import restoring
+
+    outlook = restoring.foresee(repository, gone)
+    if outlook.same is not None:
+        printing.line(f"would restore {gone.name} as {outlook.same.name}, which has the same contents")
+        return
+    printing.line(f"would restore {gone.name}  {printing.size(gone.size)}")
+    printing.note(f"{printing.many(gone.files, 'file')}; {printing.size(outlook.missing)} would be stored anew")
 
 
 @click.command("prune")

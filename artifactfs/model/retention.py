@@ -6,7 +6,7 @@ epoch, sizes bytes.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -29,6 +29,7 @@ class Tombstone(msgspec.Struct, frozen=True):
     deleted_by: str  # for people: USER@HOST, or the token of who asked a server; empty when it is not known
     description: str
     run: str  # id of the Run that made it; empty when no Run did
+    metadata: dict[str, Any] | None = None  # None: a server of an older release does not tell it
 
     @property
     def name(self) -> str:

@@ -549,6 +549,7 @@ class Artifact:
         """Delete the version. Its number is never given again; `latest` moves to the highest one that is left.
 
         Conflict names its aliases other than `latest`, unless ``delete_aliases``. Contents that other versions share stay theirs.
+        Until garbage is collected ``artifactfs restore`` makes what it held the next version.
         """
         version = self._logged("delete")
         self._where.repository.registry.delete(self._name, version.number, delete_aliases=delete_aliases)

@@ -56,6 +56,7 @@ _TOMBSTONES: Final = (
         version.c.deleted_by,
         version.c.description,
         version.c.run,
+        version.c.metadata,
     )
     .join_from(artifact, version, version.c.artifact == artifact.c.id)
     .where(artifact.c.project == bindparam("project"), version.c.deleted.is_not(None))

@@ -61,6 +61,19 @@ def test_admins_alone_delete_protect_and_set_rules(guarded, client):
     assert rule["changed_by"].startswith("token ")
 
 
+def test_who_may_write_brings_back_what_an_admin_deleted(guarded, client):
+    guarded.start()
+    admin, writer, reader = client("admin"), client("write"), client("read")
+    (writer.home / "file").write_text("content")
+    writer("put", "files", writer.home / "file")
+    admin("delete", "files:v0")
+    assert "role write, and the token has the role read" in reader.refuses("restore", "files:v0")
+    assert reader("restore", "files:v0", "--dry-run").lines == ["would restore files:v0  7 B"]
+    assert writer("restore", "files:v0").lines == ["files:v1"]
+    reader("get", "files", reader.home / "out")
+    assert (reader.home / "out/file").read_text() == "content"
+
+
 def test_a_server_applies_the_rules_that_are_kept(guarded, client):
     with closing(guarded.registry()) as registry:
         other = registry.of_project("others")

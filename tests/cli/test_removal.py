@@ -1,4 +1,4 @@
-"""delete, prune, rename, tags and protected aliases: what a person sees."""
+"""delete, restore, prune, rename, tags and protected aliases: what a person sees."""
 
 from __future__ import annotations
 
@@ -129,6 +129,72 @@ def test_nothing_deleted_is_said(cli, bikes):
     assert (finished.stdout, finished.stderr) == ("", "no version of bike-dataset was deleted\n")
     assert json.loads(cli("log", "bike-dataset", "--deleted", "--json").stdout) == []
     cli.refuses("log", "bikes", "--deleted")
+
+
+# -- restore -------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_deleted_comes_back_as_the_next_version(cli, bikes):
+    cli("edit", "bike-dataset:v1", "--description", "one", "--metadata", "rows=3")
+    finished = cli("delete", "bike-dataset:v1")
+    assert finished.stderr == "until garbage is collected this brings it back: artifactfs restore bike-dataset:v1\n"
+    assert re.search("^metadata\n  rows = 3\nlogged by ", cli("show", "bike-dataset:v1").stdout, re.MULTILINE)
+    finished = cli("restore", "bike-dataset:v1", "--dry-run")
+    assert finished.lines == ["would restore bike-dataset:v1  58.6 KiB"]
+    assert finished.stderr == "2 files; 0 B would be stored anew\n"
+    assert versions(cli) == ["v0", "v2", "v3", "v4"]
+    finished = cli("restore", "bike-dataset:v1", "--alias", "tried")
+    assert finished.lines == ["bike-dataset:v5"]
+    assert finished.stderr == "bike-dataset:v1 came back as bike-dataset:v5: 2 files, 58.6 KiB; 0 B stored anew\n"
+    told = json.loads(cli("show", "bike-dataset:v5", "--json").stdout)
+    assert (told["aliases"], told["description"], told["metadata"]) == (["latest", "tried"], "one", {"rows": 3})
+    told = json.loads(cli("show", "bike-dataset:v1", "--json").stdout)
+    assert (told["same_contents"], told["metadata"]) == ("bike-dataset:v5", {"rows": 3})
+    assert cli("restore", "bike-dataset:v1", "--dry-run").lines == [
+        "would restore bike-dataset:v1 as bike-dataset:v5, which has the same contents"
+    ]
+    finished = cli("restore", "bike-dataset:v1")
+    assert (finished.lines, finished.stderr) == (["bike-dataset:v5"], "unchanged: same contents as bike-dataset:v5\n")
+    cli("get", "bike-dataset:v5", cli.home / "out")
+    assert (cli.home / "out/own").stat().st_size == 10_001
+
+
+def test_what_cannot_be_restored_is_said_and_nothing_changes(cli, bikes):
+    cli("delete", "bike-dataset:v0", "bike-dataset:v1", "--delete-aliases")
+    cli("gc")
+    before = stored(cli)
+    for words in (["--dry-run"], []):
+        message = cli.refuses("restore", "bike-dataset:v1", *words)
+        assert message.startswith("bike-dataset:v1 cannot be restored: what it held is gone, as garbage was collected")
+    assert "was not deleted" in cli.refuses("restore", "bike-dataset:v2")
+    assert "there never was a version bike-dataset:v9" in cli.refuses("restore", "bike-dataset:v9")
+    assert "did you mean bike-dataset?" in cli.refuses("restore", "bike-datset:v1")
+    assert "give bike-dataset:vN" in cli.refuses("restore", "bike-dataset:best", status=2)
+    assert "not an alias" in cli.refuses("restore", "bike-dataset:v1", "--alias", "v3", status=2)
+    assert (versions(cli), stored(cli)) == (["v2", "v3", "v4"], before)
+
+
+def test_a_whole_artifact_comes_back_through_a_server(cli, bikes):
+    where = cli.home / ".local/share/artifactfs/repository"
+    server = cli.start("--repository", where, "serve", "--port", "0", "--no-access-log")
+    assert server.stdout is not None
+    try:
+        url = re.search(r"http://\S+", server.stdout.readline())
+        assert url is not None
+        cli.env["ARTIFACTFS_REPOSITORY"] = url[0]
+        assert "restore NAME:vN" in cli("delete", "bike-dataset", "--all-versions", "--delete-aliases").stderr
+        assert cli("ls").stdout == ""
+        assert cli("restore", "bike-dataset:v3").lines == ["bike-dataset:v5"]
+        assert cli("restore", "bike-dataset:v0").lines == ["bike-dataset:v6"]
+        cli("gc")
+        assert versions(cli) == ["v5", "v6"]
+        cli("get", "bike-dataset:v6", cli.home / "out")
+        assert (cli.home / "out/common").read_bytes() == (bikes / "common").read_bytes()
+        message = cli.refuses("restore", "bike-dataset:v1")
+        assert message.startswith("bike-dataset:v1 cannot be restored: ")
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
 
 
 # -- prune ---------------------------------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ class RetentionConformance(Fixtures):
 
     def test_a_deleted_version_leaves_a_tombstone(self, registry, clock):
         registry.start_run(NewRun(id="maker", name="maker"))
-        made = commit(registry, "a", type="model", description="the first", run="maker").version
+        values = {"rows": 2, "parts": ["a", 1.5, None]}
+        made = commit(registry, "a", type="model", description="the first", metadata=values, run="maker").version
         commit(registry, "b")
         clock.now += 60
         (gone,) = registry.retention.delete(NAME, [0])
@@ -42,7 +43,7 @@ class RetentionConformance(Fixtures):
             made.created,
             made.created + 60 * 10**9,
         )
-        assert (gone.description, gone.run) == ("the first", "maker")
+        assert (gone.description, gone.metadata, gone.run) == ("the first", values, "maker")
         assert gone.deleted_by
         assert registry.retention.tombstones() == registry.retention.tombstones(NAME) == [gone]
         assert registry.retention.tombstone(NAME, 0) == gone

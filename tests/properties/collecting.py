@@ -2,8 +2,8 @@
 
     python tests/properties/collecting.py --minutes 60
 
-A case is a repository in which three workers put, commit from staging, build on versions, delete, restore what they deleted by storing
-it again, and read, while one or two processes collect garbage; each of them may be killed or stopped for a while at any moment. Each
+A case is a repository in which three workers put, commit from staging, build on versions, delete, restore what they deleted (or store
+it again), and read, while one or two processes collect garbage; each of them may be killed or stopped for a while at any moment. Each
 worker owns artifacts of its own, but all draw their files from one small pool, so that they share chunks. A worker says what it is
 about to do and what was done, to a file of its own: the model is what these say.
 
@@ -35,7 +35,7 @@ from artifactfs.content import pack as packs
 from artifactfs.content import writer as writers
 from artifactfs.content.pack import index_key, pack_key
 from artifactfs.draft import Draft
-from artifactfs.errors import Conflict, Unavailable
+from artifactfs.errors import Conflict, NotFound, Unavailable
 from artifactfs.model.retention import Permissions
 from artifactfs.model.tree import FileEntry
 from artifactfs.mount import keeping
@@ -43,6 +43,7 @@ from artifactfs.mount.commit import commit_area
 from artifactfs.mount.keeping import Keeper
 from artifactfs.registry.sql import SQLRegistry
 from artifactfs.repository import Repository
+from artifactfs.restoring import restore
 from artifactfs.upkeep import verify
 from tests.staging.driver import Disk
 
@@ -82,6 +83,7 @@ class Worker:
         self.journal = (top / f"journal-{number}").open("a", encoding="utf-8")
         self.names = [f"w{number}-{letter}" for letter in "ab"]
         self.living = replay(top, number)[0]
+        self.deleted: Versions = {}  # by this process
 
     def say(self, **words: Any) -> None:
         self.journal.write(json.dumps(words) + "\n")
@@ -95,6 +97,7 @@ class Worker:
             self.build,
             self.delete,
             self.delete,
+            self.restore,
             self.read,
             self.slow,
         ]
@@ -205,8 +208,24 @@ class Worker:
         # Sessions of the killed hold it for a while.
         everything = Permissions(aliases=True, in_use=True)
         self.repository.registry.retention.delete(name, [int(number)], permissions=everything)
-        self.living.pop(version, None)
+        if (files := self.living.pop(version, None)) is not None:
+            self.deleted[version] = files
         self.say(done="delete", name=version)
+
+    def restore(self) -> None:
+        """What was deleted is had back, unless it was collected."""
+        if not self.deleted:
+            return
+        name, _, number = (version := self.chance.choice(sorted(self.deleted))).partition(":v")
+        gone = self.repository.registry.retention.tombstone(name, int(number))
+        assert gone is not None, version
+        self.say(doing="version", artifact=name, files=self.deleted[version])
+        try:
+            restored = restore(self.repository, gone).version
+        except NotFound:
+            self.say(done="nothing")
+        else:
+            self.logged(name, self.deleted[version], restored)
 
     def read(self) -> None:
         if self.living:
