@@ -21,7 +21,7 @@ from artifactfs.content.cache import Cache
 from artifactfs.content.pack import pack_key, read_table
 from artifactfs.content.stored import opened
 from artifactfs.directory import REGISTRY, SPOOL, STORE
-from artifactfs.errors import ArtifactFSError, Conflict, Format, Integrity, InvalidInput, NotFound
+from artifactfs.errors import ArtifactFSError, Conflict, Format, Integrity, InvalidInput, NoSpace, NotFound
 from artifactfs.health import faults, position
 from artifactfs.health.examine import PackPass
 from artifactfs.health.faults import Faults
@@ -243,7 +243,7 @@ def _read_packs(
     checked.packs, checked.chunks, checked.bytes = at.packs, at.chunks, at.bytes
     checked.total = sum(size for _, size in packs)
     checked.stored = sum(size for pack, size in packs if pack <= at.after)
-    position.save(path, at)
+    _save(path, at)
     saved = time.monotonic()
     work = PackPass(repository.store, index, content=True, pace=pace)
     try:
@@ -256,11 +256,11 @@ def _read_packs(
             at.after, at.packs, at.chunks, at.bytes = examined.pack, checked.packs, checked.chunks, checked.bytes
             at.faults = found.all
             if time.monotonic() - saved >= SAVE_SECONDS:
-                position.save(path, at)
+                _save(path, at)
                 saved = time.monotonic()
             if progress is not None:
                 progress(checked)
-        position.save(path, at)  # what is left is the walk
+        _save(path, at)  # what is left is the walk
     except Integrity as error:  # the index cannot be asked
         checked.registry = list(dict.fromkeys([*checked.registry, str(error)]))
     except BaseException:
@@ -270,6 +270,12 @@ def _read_packs(
         raise
     finally:
         work.close()
+
+
+def _save(path: Path, at: position.Position) -> None:
+    """Write how far it is. A full disk has no room for that, and is to be verified nevertheless: it cannot be resumed then."""
+    with suppress(NoSpace):
+        position.save(path, at)
 
 
 def _roots_lost(repository: Repository, index: PackIndex, checked: Checked) -> bool:
