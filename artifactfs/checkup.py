@@ -23,7 +23,7 @@ from artifactfs.content.cache import Cache
 from artifactfs.content.pack import pack_key, read_table
 from artifactfs.content.stored import opened
 from artifactfs.directory import REGISTRY, SPOOL, STORE
-from artifactfs.errors import ArtifactFSError, Conflict, Format, Integrity, InvalidInput, NotFound, Unavailable
+from artifactfs.errors import ArtifactFSError, Conflict, Format, Integrity, InvalidInput, NoSpace, NotFound, Unavailable
 from artifactfs.health import faults
 from artifactfs.health.examine import PackPass
 from artifactfs.health.faults import Faults
@@ -260,7 +260,7 @@ def _read_packs(
     checked.packs, checked.chunks, checked.bytes = at.packs, at.chunks, at.bytes
     checked.total = sum(size for _, size in packs)
     checked.stored = sum(size for pack, size in packs if pack <= at.after)
-    kept.save(at)
+    _save(kept, at)
     began = saved = time.monotonic()
     work = PackPass(repository.store, index, content=True, pace=pace)
     try:
@@ -273,12 +273,12 @@ def _read_packs(
             at.after, at.packs, at.chunks, at.bytes = examined.pack, checked.packs, checked.chunks, checked.bytes
             at.faults = found.all
             if time.monotonic() - saved >= kept.seconds:
-                kept.save(at)
+                _save(kept, at)
                 saved = time.monotonic()
             if progress is not None:
                 progress(checked)
         if time.monotonic() - began >= kept.seconds:
-            kept.save(at)  # what is left is the walk
+            _save(kept, at)  # what is left is the walk
     except Integrity as error:  # the index cannot be asked
         checked.registry = list(dict.fromkeys([*checked.registry, str(error)]))
     except BaseException:
@@ -288,6 +288,12 @@ def _read_packs(
         raise
     finally:
         work.close()
+
+
+def _save(kept: Kept, at: Position) -> None:
+    """Write how far it is. A full disk has no room for that, and is to be verified nevertheless: it cannot be resumed then."""
+    with suppress(NoSpace):
+        kept.save(at)
 
 
 def _roots_lost(repository: Repository, index: PackIndex, checked: Checked) -> bool:

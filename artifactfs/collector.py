@@ -320,7 +320,7 @@ class _Collector:
         return self._table.roots(self._holding.open_session())
 
     def _mark(self, roots: Roots, packs: Sequence[Pack]) -> Marked:
-        self._report.versions = len(roots.roots)
+        self._report.versions = roots.versions
         lost = {pack.id for pack in packs if pack.state == PACK_DELETING}
         try:
             return mark(

@@ -29,7 +29,7 @@ from typing import Final
 import msgspec
 
 from artifactfs.content.local import LocalStore, make_directory, sync_directory
-from artifactfs.errors import Conflict, Format, InvalidInput, NotFound, Unavailable, translate_os
+from artifactfs.errors import Conflict, Format, Integrity, InvalidInput, NotFound, Unavailable, translate_os
 from artifactfs.registry.holders import holder
 from artifactfs.registry.sql import SQLRegistry
 
@@ -88,6 +88,15 @@ def opened(path: Path) -> Marker:
         except OSError as error:
             raise translate_os(error, f"cannot bring the repository {path} to format {FORMAT}") from error
     return marker
+
+
+def require_registry(path: Path) -> None:
+    """Integrity when a repository has lost its registry: another one would take all packs that are here for garbage."""
+    if not (path / REGISTRY).exists():
+        raise Integrity(
+            f"the repository {path} has lost its {REGISTRY}: restore that file from a backup, the packs below {STORE}/ may stay "
+            "as they are; then run `artifactfs verify`"
+        )
 
 
 # -- the marker ------------------------------------------------------------------------------------------------------

@@ -200,10 +200,8 @@ class _Walk:
         except (Unavailable, NoSpace, Access):
             raise
         except ArtifactFSError as error:
-            raise Integrity(
-                f"{root.name} cannot be read, so nothing is collected: {error}; "
-                "`artifactfs verify` says what is damaged"
-            ) from error
+            advice = "" if "artifactfs verify" in str(error) else "; `artifactfs verify` says what is damaged"
+            raise Integrity(f"{root.name} cannot be read, so nothing is collected: {error}{advice}") from error
 
     def _tree(self, digest: bytes) -> list[tuple[bytes, int]]:
         """Nodes below a node of a directory; its files' chunks are alive."""

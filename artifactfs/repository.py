@@ -132,6 +132,7 @@ class Repository:
             return cls._open_remote(location, project, cache, seconds, credentials)
         path = _directory_of(location)
         directory.opened(path)
+        directory.require_registry(path)
         registry = SQLRegistry(path / directory.REGISTRY, project=project, keys=ProjectKeys(credentials))
         try:
             # What they share goes with the last Store that is used.
@@ -297,13 +298,17 @@ class Repository:
             return self._by_present_name(address)
         return version
 
+    def present_name(self, name: str) -> str:
+        """The name that an artifact has now: this one, unless it was renamed since."""
+        if self.online:
+            with suppress(ArtifactFSError):  # a server that cannot be asked just now, or does not know of it
+                return self.registry.retention.former_names().get(name, name)
+        return name
+
     def _by_present_name(self, address: Address) -> VersionRecord:
         """The version that an address meant when its artifact had another name. NotFound says what is there instead."""
-        renamed = None
-        if not self.registry.versions(address.name) and self.online:
-            with suppress(ArtifactFSError):  # a server that cannot be asked just now, or does not know of it
-                renamed = self.registry.retention.former_names().get(address.name)
-        if renamed is None:
+        renamed = address.name if self.registry.versions(address.name) else self.present_name(address.name)
+        if renamed == address.name:
             raise self._missing(address)
         return self.resolve(msgspec.structs.replace(address, name=renamed))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 
 from artifactfs.cli import printing
 from artifactfs.cli.context import NAME, Context, pass_context
@@ -90,7 +91,9 @@ def find_command(
         with repository:
             found = repository.registry.find(query)
             if name is not None and not found:
-                repository.resolve(Address(None, name))  # NotFound, with near misses
+                present = repository.resolve(Address(None, name)).artifact  # NotFound, with near misses
+                if present != name:
+                    found = repository.registry.find(msgspec.structs.replace(query, artifact=present))
     if as_json:
         printing.json_array(version_fields(version) for version in found)
     elif not found:

@@ -419,8 +419,8 @@ def log_command(context: Context, name: str, *, deleted: bool, as_json: bool, ex
     with context.open() as repository:
         versions = repository.registry.versions(name)
         if not versions:
-            repository.resolve(Address(None, name))  # raises NotFound with near misses
-            raise NotFound(f"{name} has no versions")
+            name = repository.resolve(Address(None, name)).artifact  # by its present name; NotFound with near misses
+            versions = repository.registry.versions(name)
     versions.reverse()
     if as_json:
         printing.as_json([version_fields(version) for version in versions])
@@ -441,7 +441,8 @@ def _log_deleted(context: Context, name: str, *, as_json: bool, exact: bool) -> 
     with context.open() as repository:
         found = repository.registry.retention.tombstones(name)
         if not found:
-            repository.resolve(Address(None, name))  # raises NotFound with near misses
+            name = repository.resolve(Address(None, name)).artifact  # by its present name; NotFound with near misses
+            found = repository.registry.retention.tombstones(name)
     found.reverse()
     if as_json:
         printing.as_json([tombstone_fields(gone) for gone in found])

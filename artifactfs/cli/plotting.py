@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 
 from artifactfs.cli import chart, printing
 from artifactfs.cli.context import NAME, Context, pass_context
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _PICTURES: Final = (".png", ".svg")
 _ROWS: Final = 16  # of the chart, at most; a terminal of 24 lines keeps the command and its notes
 _NAMED: Final = 10  # versions or fields in a message
+_UPRIGHT: Final = 8  # characters of a label, of which eight have room beside each other in a picture
 
 
 @click.command("plot")
@@ -74,9 +76,12 @@ def plot_command(context: Context, name: str, field: str, where: str, output: Pa
 
 def _versions(repository: Repository, name: str, where: str) -> list[VersionRecord]:
     """Rising numbers; at least one."""
-    versions = repository.registry.find(Query(artifact=name, where=where, sort=("version",)))
+    query = Query(artifact=name, where=where, sort=("version",))
+    versions = repository.registry.find(query)
     if not versions:
-        repository.resolve(Address(None, name))  # NotFound, with near misses
+        present = repository.resolve(Address(None, name)).artifact  # NotFound, with near misses
+        versions = repository.registry.find(msgspec.structs.replace(query, artifact=present))
+    if not versions:
         raise NotFound(f"no version of {name} is like that: {where}")
     return versions
 
@@ -172,6 +177,11 @@ def _picture(
     axes.set_ylabel(field, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _place: _label_at(number, points, label)))
+    # Long ones, as NAME:vN, would lie over each other.
+    if max(len(label(number)) for number in numbers) > _UPRIGHT:
+        axes.tick_params(axis="x", rotation=20)
+        for below in axes.get_xticklabels():
+            below.set_horizontalalignment("right")
     axes.grid(visible=True, alpha=0.3)
     if math.isclose(min(numbers), max(numbers)):
         axes.set_xlim(min(numbers) - 1, max(numbers) + 1)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
+FEW: Final = 10
+"""Versions of an artifact that have a line each; of more, one line tells."""
+_SPANS: Final = 20  # of numbers in a line
 _LINE_SECONDS: Final = 10.0  # between lines of progress that is no bar
 
 
@@ -88,6 +91,23 @@ def many(count: int, thing: str) -> str:
     """``1 file``, ``17,379 files``."""
     plural = f"{thing[:-1]}ies" if thing.endswith("y") else f"{thing}s"
     return f"{count:,} {thing if count == 1 else plural}"
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Numbers of versions, rising: ``v0 to v19, v21, v23 to v40``. Of very many spans the last is left out but for their number."""
+    ends: list[list[int]] = []
+    for number in numbers:
+        if ends and number == ends[-1][1] + 1:
+            ends[-1][1] = number
+        else:
+            ends.append([number, number])
+    named = [f"v{first}{_to(last - first)}v{last}" if first != last else f"v{first}" for first, last in ends]
+    more = len(named) - _SPANS
+    return ", ".join(named) if more <= 1 else f"{', '.join(named[:_SPANS])} and {more:,} spans more"
+
+
+def _to(further: int) -> str:
+    return ", " if further == 1 else " to "
 
 
 def when(nanoseconds: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from artifactfs.cli import printing
 from artifactfs.cli.content import note_reused
 from artifactfs.cli.context import ADDRESS, NAME, Context, pass_context, read_aliases, read_span
 from artifactfs.cli.inspect import as_json
-from artifactfs.errors import Conflict, InvalidInput
+from artifactfs.errors import ArtifactFSError, Conflict, InvalidInput
 from artifactfs.model.digest import format_digest
 from artifactfs.model.names import Address, check_name
 from artifactfs.model.query import parse_condition
@@ -73,6 +74,7 @@ def delete_command(
 
     Refused while an alias other than `latest` names one, or a mount builds on it. Numbers are never given again, and `show` and
     `lineage` go on to tell what a version was. Its bytes come free when garbage is collected, unless other versions share them.
+    Of more than ten versions of an artifact one line tells.
 
     \b
     Example:
@@ -90,14 +92,23 @@ def delete_command(
         everything = [version for versions in meant.values() for version in versions]
         if dry_run:
             found = examine(repository.registry, everything, permissions=permissions)
-            _show(found.gone, found.kept, _freed(repository, found.gone), as_json=as_json, dry_run=True)
+            # As the deletion itself: of an artifact all go or none.
+            whole = {version.artifact for version in everything} - {each.version.artifact for each in found.kept}
+            gone = [version for version in found.gone if version.artifact in whole]
+            _show(gone, found.kept, _freed(repository, gone), as_json=as_json, dry_run=True)
+            for name in meant:
+                if name not in whole and not as_json:
+                    printing.note(
+                        f"nothing of {name} would be deleted: all {len(meant[name]):,} versions go, or none"
+                        if len(meant[name]) > 1
+                        else f"nothing of {name} would be deleted"
+                    )
             return
         retention = repository.registry.retention
         for name, versions in meant.items():
             retention.delete(name, [version.number for version in versions], permissions=permissions)
             if not as_json:
-                for version in versions:
-                    printing.line(f"deleted {version.name}")
+                _print_gone("deleted", versions, sizes=False)
     if as_json:
         _show(everything, [], None, as_json=True, dry_run=False)
     elif len(everything) == 1:
@@ -236,13 +247,23 @@ def prune_command(
                 "prune without a rule would delete everything; give --keep-last, --older-than, --keep-aliased or --where, "
                 "or keep a rule: artifactfs retention set"
             )
-        found = plan(registry, rules, names, now=time.time_ns(), permissions=permissions)
+        present = [repository.present_name(name) for name in names]
+        found = plan(registry, rules, present, now=time.time_ns(), permissions=permissions)
         freed = _freed(repository, found.gone)
         if not as_json:
             _show(found.gone, found.kept, freed, as_json=False, dry_run=dry_run)
         gone, kept = list(found.gone), list(found.kept)
         if not dry_run:
-            outcomes = list(carry_out(registry, found.gone, permissions=permissions))
+            outcomes: list[Tombstone | Kept] = []
+            try:
+                for outcome in carry_out(registry, found.gone, permissions=permissions):
+                    outcomes.append(outcome)  # noqa: PERF402 - those before an error count
+            except ArtifactFSError:
+                done = sum(not isinstance(outcome, Kept) for outcome in outcomes)
+                printing.note(
+                    f"deleted {printing.many(done, 'version')}, then stopped: the rest goes when this is run again"
+                )
+                raise
             late = [outcome for outcome in outcomes if isinstance(outcome, Kept)]
             numbers = {outcome.id for outcome in outcomes if not isinstance(outcome, Kept)}
             gone, kept = [version for version in gone if version.id in numbers], kept + late
@@ -301,16 +322,42 @@ def _show(
             }
         )
         return
-    for version in gone:
-        printing.line(f"{'would delete' if dry_run else 'delete'} {version.name}  {printing.size(version.size)}")
-    for each in kept:
-        printing.line(f"keep {each.version.name}  {printing.shown(each.reason)}")
+    for _, versions in itertools.groupby(gone, key=lambda version: version.artifact):
+        _print_gone("would delete" if dry_run else "delete", list(versions), sizes=True)
+    for (name, reason), those in _alike(kept).items():
+        if len(those) > printing.FEW:
+            printing.line(f"keep {_several(name, those)}  {printing.shown(reason)}")
+            continue
+        for version in those:
+            printing.line(f"keep {version.name}  {printing.shown(reason)}")
     if freed is not None:
         will = "would come" if dry_run else "come"
         printing.note(
             f"{printing.many(len(gone), 'version')}{f', {len(kept):,} kept' if kept else ''}; "
             f"{printing.size(freed.size)} {will} free when garbage is collected"
         )
+
+
+def _print_gone(verb: str, versions: Sequence[VersionRecord], *, sizes: bool) -> None:
+    """Versions of one artifact: a line each, of more than a few one line."""
+    if len(versions) > printing.FEW:
+        size = f"  {printing.size(sum(version.size for version in versions))}" if sizes else ""
+        printing.line(f"{verb} {_several(versions[0].artifact, versions)}{size}")
+        return
+    for version in versions:
+        printing.line(f"{verb} {version.name}{f'  {printing.size(version.size)}' if sizes else ''}")
+
+
+def _several(name: str, versions: Sequence[VersionRecord]) -> str:
+    return f"{name}: {len(versions):,} versions ({printing.spans([version.number for version in versions])})"
+
+
+def _alike(kept: Sequence[Kept]) -> dict[tuple[str, str], list[VersionRecord]]:
+    """Versions that stay, by artifact and reason."""
+    found: dict[tuple[str, str], list[VersionRecord]] = {}
+    for each in kept:
+        found.setdefault((each.version.artifact, each.reason), []).append(each.version)
+    return found
 
 
 def _fields(version: VersionRecord) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from artifactfs.cli import printing
 from artifactfs.cli.context import NAME, Context, pass_context
@@ -56,7 +57,9 @@ def retention_set(
     if rule.empty:
         raise click.UsageError("a rule says something: give --keep-last, --older-than, --keep-aliased or --where")
     with context.open(create=True) as repository:
-        kept = repository.registry.retention.set_rule(rule)
+        kept = repository.registry.retention.set_rule(
+            msgspec.structs.replace(rule, artifact=repository.present_name(rule.artifact)) if rule.artifact else rule
+        )
     printing.line(f"{kept.artifact or '(all)'}: delete {_words(kept)}")
 
 

@@ -144,7 +144,12 @@ def _plot(repository: Repository, found: Space, name: str | None, output: Path |
     sums = itertools.accumulate(each.added for each in chosen)
     points = [(number, total / _MIB) for number, total in enumerate(sums)]
     title = name or repository.project
+
+    def label(number: int) -> str:
+        version = chosen[number].version
+        return version.name if name is None else f"v{version.number}"
+
     if output is None:
-        print_chart(f"{title}  {_TITLE}", points, label=lambda number: chosen[number].version.name)
+        print_chart(f"{title}  {_TITLE}", points, label=label)
     else:
-        write_picture(output, title, _TITLE, points, label=lambda number: chosen[number].version.name)
+        write_picture(output, title, _TITLE, points, label=label)

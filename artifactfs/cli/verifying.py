@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from artifactfs.cli import printing
 from artifactfs.cli.context import ADDRESS, Context
+from artifactfs.cli.damages import damage_lines, shortened
 from artifactfs.errors import Integrity, InvalidInput
 from artifactfs.model.names import Address
 
@@ -307,7 +308,7 @@ def _repair(
             }
         )
         return result.left.sound
-    for line in result.done:
+    for line in shortened(result.done):
         printing.line(f"repaired: {line}")
     _print_checked(result.left)
     for line in result.unused:
@@ -350,11 +351,18 @@ def _advice(checked: Checked) -> list[str]:
 def _print_checked(checked: Checked) -> None:
     for line in checked.registry:
         printing.line(f"damaged: registry: {printing.shown(line)}")
-    for line in checked.faults:
+    for line in shortened(checked.faults):
         printing.line(f"damaged: store: {line}")
-    for hit in checked.hits:
-        place = f"{hit.version}/{hit.path.lstrip('/')}"
-        printing.line(f"damaged: {printing.shown(place)}: {hit.reason}")
+    # A damaged registry is the reason for all that it was asked for: said once.
+    same = [hit for hit in checked.hits if any(line in hit.reason for line in checked.registry)]
+    if len(same) > printing.FEW:
+        versions = printing.many(len({hit.version for hit in same}), "version")
+        printing.line(f"damaged: {len(same):,} places in {versions} cannot be read for that reason; --json lists them")
+    else:
+        same = []
+    told = {id(hit) for hit in same}
+    for line in damage_lines((hit.version, hit.path, hit.reason) for hit in checked.hits if id(hit) not in told):
+        printing.line(f"damaged: {line}")
 
 
 def _sum(checked: Checked) -> str:
@@ -459,9 +467,8 @@ def _damage_fields(damages: list[Damage]) -> list[dict[str, str]]:
 
 
 def _print_damages(word: str, damages: list[Damage]) -> None:
-    for damage in damages:
-        place = f"{damage.version}/{damage.path.lstrip('/')}" if damage.version else damage.path
-        printing.line(f"{word}: {printing.shown(place)}: {damage.reason}")
+    for line in damage_lines((damage.version, damage.path, damage.reason) for damage in damages):
+        printing.line(f"{word}: {line}")
 
 
 def _chosen(repository: Repository, address: Address | None) -> list[VersionRecord]:

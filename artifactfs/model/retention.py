@@ -100,12 +100,13 @@ class Begun(msgspec.Struct, frozen=True):
 
 def over_quota(usage: Usage, *, stored: int = 0, logical: int = 0) -> str | None:
     """Why so many more bytes are too many, with the numbers; None when they are not."""
-    for more, used, quota, what in (
-        (stored, usage.stored, usage.quota_stored, "stored"),
-        (logical, usage.logical, usage.quota_logical, "in its versions"),
+    # What is stored is refused before all of it is known.
+    for more, used, quota, what, least in (
+        (stored, usage.stored, usage.quota_stored, "stored", "at least "),
+        (logical, usage.logical, usage.quota_logical, "in its versions", ""),
     ):
         if quota is not None and more and used + more > quota:
-            return f"its quota is {quota:,} bytes {what}, {used:,} are used, and this takes {more:,} more"
+            return f"its quota is {quota:,} bytes {what}, {used:,} are used, and this takes {least}{more:,} more"
     return None
 
 

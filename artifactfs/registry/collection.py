@@ -174,12 +174,14 @@ class Root(msgspec.Struct, frozen=True):
 class Roots(msgspec.Struct, frozen=True):
     """What is alive, asked after the sessions: all with a lower id than ``bound`` that might have stored something had ended before.
 
-    ``deleted`` are the ids of the versions that were deleted then.
+    ``deleted`` are the ids of the versions that were deleted then, ``versions`` how many live or are kept: of
+    those with the same contents there is one root.
     """
 
     roots: tuple[Root, ...]
     deleted: frozenset[int]
     bound: int
+    versions: int
 
     def covers(self, other: Roots) -> bool:
         """Whether all that is alive there is alive here too."""
@@ -264,7 +266,7 @@ class CollectionTable:
         bound = min([row[0] for row in writers] + [LARGEST if session is None else session])
         # Kept and living versions are often the same.
         unique = {root.digest: root for root in reversed(roots)}
-        return Roots(tuple(reversed(unique.values())), deleted, bound)
+        return Roots(tuple(reversed(unique.values())), deleted, bound, len({row[0] for row in (*living, *kept)}))
 
     def end_expired(self, token: str) -> None:
         """Let sessions whose time is over be over, whatever the clock will say."""

@@ -48,7 +48,7 @@ _CHECKPOINT_PAGES: Final = 4000  # 32 MiB of log
 _LOG_KEPT: Final = 64 * 1024 * 1024  # bytes: a log that grew during an import shrinks to this
 _CACHE_KIB: Final = 8192  # of pages, a connection
 
-# https://sqlite.org/rescode.html; the low byte of an extended code is its class.
+# https://sqlite.org/rescode.html; the low byte of an extended code is its class, unless it stands here itself.
 _ERRORS: Final[dict[int, tuple[type[ArtifactFSError], str]]] = {
     sqlite3.SQLITE_CORRUPT: (Integrity, "is damaged: run `artifactfs verify`, then restore the file from a backup"),
     sqlite3.SQLITE_NOTADB: (
@@ -57,6 +57,8 @@ _ERRORS: Final[dict[int, tuple[type[ArtifactFSError], str]]] = {
     ),
     sqlite3.SQLITE_CONSTRAINT: (Integrity, "contradicts itself: run `artifactfs verify`"),
     sqlite3.SQLITE_FULL: (NoSpace, "cannot grow, the disk is full: nothing was changed; free some space and repeat"),
+    # The first who opens the file makes 32 KiB of shared memory beside it.
+    sqlite3.SQLITE_IOERR_SHMSIZE: (NoSpace, "cannot be opened, the disk is full: free some space and repeat"),
     sqlite3.SQLITE_BUSY: (Unavailable, "is held by another process; repeat when that has ended"),
     sqlite3.SQLITE_LOCKED: (Unavailable, "is held by another process; repeat when that has ended"),
     sqlite3.SQLITE_PROTOCOL: (Unavailable, "is held by another process; repeat when that has ended"),
@@ -312,7 +314,7 @@ class SQLiteDatabase:
         cause = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(cause, "sqlite_errorcode", None)
         if code is not None:
-            kind, words = _ERRORS.get(code & 0xFF, (Unavailable, "does not answer"))
+            kind, words = _ERRORS.get(code) or _ERRORS.get(code & 0xFF, (Unavailable, "does not answer"))
             return kind(f"{self} {words} ({cause}, {getattr(cause, 'sqlite_errorname', code)})")
         if self._closed:
             return Unavailable(f"{self} was closed")

@@ -378,7 +378,7 @@ class RemoteRegistry:
     @property
     def retention(self) -> RemoteRetention:
         """What may be deleted, what was, and how much there may be."""
-        return RemoteRetention(self._call, self._tell)
+        return RemoteRetention(self._call, self._tell, self._connection.read)
 
     def move_aliases(self, name: str, number: int, aliases: Sequence[str], *, protected: bool = False) -> VersionRecord:
         """Point aliases at a version. `latest` too, when asked. NotFound without such a version, Conflict for protected ones."""

@@ -44,12 +44,20 @@ class Tell(Protocol):
         """The reply."""
 
 
+class Read(Protocol):
+    """The message that a reply holds."""
+
+    def __call__(self, reply: Reply, kind: type[T]) -> T:
+        """The message."""
+
+
 class RemoteRetention:
     """The :class:`~artifactfs.registry.contract.Retention` behind a server."""
 
-    def __init__(self, call: Call, tell: Tell) -> None:
+    def __init__(self, call: Call, tell: Tell, read: Read) -> None:
         self._call = call
         self._tell = tell
+        self._read = read
 
     def delete(
         self, name: str, numbers: Collection[int] | None, *, permissions: Permissions = NOTHING_MORE, by: str = ""
@@ -67,7 +75,9 @@ class RemoteRetention:
         path = f"artifacts/{segment(name)}/delete"
         before = None if numbers is not None else {each.number for each in self.tombstones(name)}
         try:
-            self._tell("POST", path, wanted, once=True)
+            answer = self._read(self._tell("POST", path, wanted, once=True), wire.Tombstones)
+            if not answer.more:
+                return answer.tombstones
         except Unavailable:
             # Sent again after a lost reply it would not find them. What is left of them tells whether they were deleted: all or none.
             if not self._gone(name, wanted.numbers):

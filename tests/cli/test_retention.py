@@ -79,7 +79,7 @@ def test_a_put_beyond_the_quota_is_refused_with_numbers_and_stores_nothing(cli, 
     (bikes / "own").write_bytes(os.urandom(60_000))
     message = cli.refuses("put", "bike-dataset", bikes)
     found = re.match(
-        r"the project default is full: its quota is 150,000 bytes stored, ([\d,]+) are used, and this takes ([\d,]+) more; ",
+        r"the project default is full: its quota is 150,000 bytes stored, ([\d,]+) are used, and this takes at least ([\d,]+) more; ",
         message,
     )
     assert found, message
