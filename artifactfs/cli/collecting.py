@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from artifactfs.cli import printing
-from artifactfs.cli.context import Context, pass_context
+from artifactfs.cli.context import Context, pass_context, registry_option
 from artifactfs.errors import InvalidInput
 from artifactfs.model.collecting import Collected
 
@@ -45,11 +45,7 @@ _LINE_SECONDS = 10.0  # between lines that say what is being done
     is_flag=True,
     help="Collect nothing: run COMMAND, a backup, and have nobody else delete meanwhile what it copies.",
 )
-@click.option(
-    "--registry",
-    metavar="URL",
-    help="With --hold: the PostgreSQL database of the servers whose garbage is held.",
-)
+@registry_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @pass_context
 def gc_command(
@@ -73,12 +69,13 @@ def gc_command(
     Examples:
       artifactfs gc --dry-run
       artifactfs gc --wait 600
+      artifactfs gc --registry postgresql://artifactfs@db.example.com/artifactfs
       artifactfs gc --hold -- artifactfs-backup
     """
     if hold:
         sys.exit(_hold(context, command, registry))
-    if command or registry:
-        raise InvalidInput("a COMMAND and --registry go with --hold; without it, gc takes options alone")
+    if command:
+        raise InvalidInput("a COMMAND goes with --hold; without it, gc takes options alone")
     from artifactfs.collect import collect
 
     said = time.monotonic()
@@ -89,7 +86,9 @@ def gc_command(
             said = time.monotonic()
             printing.note(f"gc: {what}")
 
-    with context.open() as repository:
+    with ExitStack() as stack:
+        opened = context.open if registry is None else stack.enter_context(context.in_database(registry))
+        repository = stack.enter_context(opened())
         report = collect(repository, dry_run=dry_run, wait=wait, directory=temporary, progress=show)
     if json_:
         printing.as_json({**msgspec.to_builtins(report), "freed": report.freed})

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     from artifactfs.config import Settings
     from artifactfs.repository import Repository
+
+    Opening = Callable[[], Repository]
 
 
 class Context:
@@ -104,6 +108,32 @@ class Context:
     def open_for(self, address: Address) -> Repository:
         """Open the repository in the project of an address."""
         return self.open(project=address.project)
+
+    @contextmanager
+    def in_database(self, url: str, project: str | None = None) -> Iterator[Opening]:
+        """What opens the repository whose registry is in a database. Nothing is made there, and nothing stays on this machine."""
+        from artifactfs.directory import STORE
+        from artifactfs.keys import ProjectKeys
+        from artifactfs.registry.opening import check_database, open_registry
+        from artifactfs.repository import Repository
+
+        settings = self.settings
+        apart = settings.repository_is_default or "://" in settings.repository
+        beside = None if apart else Path(settings.repository) / STORE
+        check_database(url)
+        with TemporaryDirectory(prefix="artifactfs-") as disk:
+
+            def opened() -> Repository:
+                keys = ProjectKeys(settings.credentials)
+                return Repository.over(
+                    open_registry(url, project=project or settings.project, keys=keys),
+                    beside=beside,
+                    disk=Path(disk),
+                    credentials=settings.credentials,
+                    seconds=settings.seconds,
+                )
+
+            yield opened
 
 
 pass_context: Callable[[Callable[..., Any]], Callable[..., Any]] = click.make_pass_decorator(Context)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -21,12 +19,12 @@ from artifactfs.model.names import Address
 
 if TYPE_CHECKING:
     from artifactfs.checkup import Checked
+    from artifactfs.cli.context import Opening
     from artifactfs.health.pace import Pace
     from artifactfs.model.records import VersionRecord
     from artifactfs.repository import Repository
     from artifactfs.upkeep import Damage, ReferencesReport, VerifyReport
 
-    Opening = Callable[[], Repository]
 
 COMMAND: Final = "artifactfs verify"
 
@@ -106,7 +104,7 @@ def verify_command(
                 "--references is not for a database (--registry); leave it out, or leave out --registry and ask a server"
             )
         project = address.project if address is not None else None
-        with _in_database(context, registry, project) as opened:
+        with context.in_database(registry, project) as opened:
             if repair:
                 sound = _repair(context, opened, [], sources, _pace(limit), as_json=as_json)
             else:
@@ -182,33 +180,6 @@ def _is_server(repository: Repository) -> bool:
     from artifactfs.repository import is_url
 
     return is_url(repository.location)
-
-
-@contextmanager
-def _in_database(context: Context, url: str, project: str | None = None) -> Iterator[Opening]:
-    """What opens the repository whose registry is in a database. Nothing is made there, and nothing stays on this machine."""
-    from artifactfs.directory import STORE
-    from artifactfs.keys import ProjectKeys
-    from artifactfs.registry.opening import check_database, open_registry
-    from artifactfs.repository import Repository
-
-    settings = context.settings
-    apart = settings.repository_is_default or "://" in settings.repository
-    beside = None if apart else Path(settings.repository) / STORE
-    check_database(url)
-    with TemporaryDirectory(prefix="artifactfs-verify-") as disk:
-
-        def opened() -> Repository:
-            keys = ProjectKeys(settings.credentials)
-            return Repository.over(
-                open_registry(url, project=project or settings.project, keys=keys),
-                beside=beside,
-                disk=Path(disk),
-                credentials=settings.credentials,
-                seconds=settings.seconds,
-            )
-
-        yield opened
 
 
 def _at_hand(
@@ -328,7 +299,7 @@ def _source(context: Context, location: str, project: str) -> Iterator[Repositor
 
     with ExitStack() as stack:
         if is_database(location):
-            opened = stack.enter_context(_in_database(context, location, project))
+            opened = stack.enter_context(context.in_database(location, project))
         else:
             opened = partial(context.open_source, location, project=project)
         yield stack.enter_context(opened())

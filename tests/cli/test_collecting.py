@@ -80,4 +80,4 @@ def test_a_hold_passes_on_how_its_command_ended(cli, repository):
     assert cli.run("gc", "--hold", "--", "sh", "-c", "kill -TERM $$").status == 143
     assert cli.refuses("gc", "--hold", status=2).startswith("--hold needs a COMMAND")
     assert cli.refuses("gc", "--hold", "--", "/no/such/program", status=2).startswith("cannot run /no/such/program")
-    assert "go with --hold" in cli.refuses("gc", "data", status=2)
+    assert "goes with --hold" in cli.refuses("gc", "data", status=2)

@@ -29,7 +29,7 @@ def deployed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Deployed:
-    """A repository of three versions, and the commands of its host."""
+    """A repository of two versions, and the commands of its host."""
     if request.param == "directory":
         objects: InBucket | InDirectory = InDirectory(tmp_path / "host")
     else:

@@ -42,7 +42,7 @@ def test_a_sound_one(deployed: Deployed, tmp_path: Path):
     assert set(deployed.objects.names()) == before
     assert deployed.sql("SELECT * FROM meta ORDER BY key") == rows
     assert deployed.sql("SELECT count(*) FROM session") == [(0,)]
-    assert list(tmp_path.glob("artifactfs-verify-*")) == []
+    assert list(tmp_path.glob("artifactfs-*")) == []
 
 
 def test_the_variable_says_which_database(deployed: Deployed):
