@@ -16,12 +16,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from artifactfs.repository import Repository
 from tests.postgres import empty_database, postgres, postgres_registry, postgres_url
+
+if TYPE_CHECKING:
+    from tests import s3
 
 # The suites are no test modules of their own; their assertions shall explain themselves nevertheless. Before any directory's own
 # modules are imported.
@@ -168,6 +172,32 @@ def repository(cli: Cli) -> Iterator[Repository]:
         yield opened
 
 
+@contextlib.contextmanager
+def serving_commands(host: Cli, log: Path) -> Iterator[Callable[..., str]]:
+    """``begin(*options, **environ)`` runs ``artifactfs serve`` on a host until the end, and gives the address of its repository."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*options: object, **environ: str) -> str:
+        with log.open("a") as errors:
+            process = subprocess.Popen(
+                [*host.program, "serve", "--port", "0", *map(str, options)],
+                env={**host.env, **environ}, cwd=host.home, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
+            )  # fmt: skip
+        started.append(process)
+        assert process.stdout is not None
+        said = process.stdout.readline().split()
+        assert said, log.read_text()
+        return said[-1]
+
+    try:
+        yield begin
+    finally:
+        for process in started:
+            process.terminate()
+            with process:
+                process.wait(30)
+
+
 @pytest.fixture
 def mounted(cli: Cli) -> Iterator[Callable[..., Path]]:
     """Mounts on call: ``mounted("--read-only")`` gives the root of the tree. Unmounted, politely, when the test ends."""
@@ -183,6 +213,15 @@ def mounted(cli: Cli) -> Iterator[Callable[..., Path]]:
     for point in points:
         if str(point) in mounts_below(cli.home.parent):
             cli.run("unmount", "--force", point)
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[s3.Server]:
+    """An object store of the module's own."""
+    from tests import s3  # noqa: PLC0415 - boto3 takes 0.3 s to import
+
+    with s3.moto() as server:
+        yield server
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,12 @@ from typing import Any
 import pytest
 
 from tests import s3
-from tests.conftest import Cli
+from tests.conftest import Cli, serving_commands
 from tests.faults.proxy import Proxy
 from tests.faults.stepping import files_of
 
 PACK = r"/packs/.*\.pack"
 SIGNED = "X-Amz-Signature="
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[s3.Server]:
-    with s3.moto() as server:
-        yield server
 
 
 @pytest.fixture
@@ -47,25 +40,8 @@ def host(tmp_path: Path, far: Proxy) -> Cli:
 @pytest.fixture
 def serve(host: Cli, tmp_path: Path) -> Iterator[Callable[..., str]]:
     """``serve(*options)``: the address of the host's repository."""
-    started: list[subprocess.Popen[str]] = []
-
-    def begin(*options: object, **environ: str) -> str:
-        with (tmp_path / "serve.log").open("a") as log:
-            process = subprocess.Popen(
-                [*host.program, "serve", "--port", "0", *map(str, options)],
-                env={**host.env, **environ}, cwd=host.home, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
-            )  # fmt: skip
-        started.append(process)
-        assert process.stdout is not None
-        said = process.stdout.readline().split()
-        assert said, (tmp_path / "serve.log").read_text()
-        return said[-1]
-
-    yield begin
-    for process in started:
-        process.terminate()
-        with process:
-            process.wait(30)
+    with serving_commands(host, tmp_path / "serve.log") as begin:
+        yield begin
 
 
 def test_a_team_works_on_a_bucket(cli: Cli, serve, far, moto, tmp_path, mounted):

@@ -9,27 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.draft import Draft
-from artifactfs.repository import Repository
+from tests.cli.conftest import five_versions, versions
 
 
 @pytest.fixture
 def bikes(cli) -> Path:
     """bike-dataset:v0 to v4: `common` is in all, `own` in one each, v0 has the alias best."""
-    data = cli.home / "data"
-    data.mkdir()
-    (data / "common").write_bytes(os.urandom(50_000))
-    with Repository.open_or_create(str(cli.home / ".local/share/artifactfs/repository")) as repository:
-        for number in range(5):
-            (data / "own").write_bytes(os.urandom(10_000 + number))
-            draft = Draft(repository)
-            draft.add(data)
-            draft.commit("bike-dataset", aliases=("best",) if number == 0 else ())
-    return data
-
-
-def versions(cli, name: str = "bike-dataset") -> list[str]:
-    return [version["version"] for version in json.loads(cli("ls", name, "--json").stdout)]
+    return five_versions(cli, first=("best",))
 
 
 def stored(cli) -> int:

@@ -5,32 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from pathlib import Path
 
-import pytest
-
-from artifactfs.draft import Draft
-from artifactfs.repository import Repository
-
-
-@pytest.fixture
-def bikes(cli) -> Path:
-    """bike-dataset:v0 to v4: `common` is in all, `own` in one each."""
-    data = cli.home / "data"
-    data.mkdir()
-    (data / "common").write_bytes(os.urandom(50_000))
-    with Repository.open_or_create(str(cli.home / ".local/share/artifactfs/repository")) as repository:
-        for number in range(5):
-            (data / "own").write_bytes(os.urandom(10_000 + number))
-            draft = Draft(repository)
-            draft.add(data)
-            draft.commit("bike-dataset")
-    return data
-
-
-def versions(cli, name: str = "bike-dataset") -> list[str]:
-    return [version["version"] for version in json.loads(cli("ls", name, "--json").stdout)]
-
+from tests.cli.conftest import versions
 
 # -- rules ---------------------------------------------------------------------------------------------------------
 

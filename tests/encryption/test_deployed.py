@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from artifactfs import keys, sealing
 from artifactfs.registry.opening import open_registry
 from tests import s3
-from tests.conftest import Cli
+from tests.conftest import Cli, serving_commands
 from tests.encryption.conftest import KEY, LARGE, NAME, NOISE, TEXT, traces
 from tests.faults.proxy import Proxy
 from tests.postgres import Server
@@ -22,12 +22,6 @@ from tests.postgres import Server
 ID = sealing.key_id(KEY)
 PACK = r"/packs/.*\.pack"
 SIGNED = "X-Amz-Signature="
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[s3.Server]:
-    with s3.moto() as server:
-        yield server
 
 
 @pytest.fixture
@@ -52,25 +46,8 @@ def host(tmp_path: Path, bucket: Proxy, key_file: Path, postgres_url: str) -> Cl
 @pytest.fixture
 def serve(host: Cli, tmp_path: Path) -> Iterator[Callable[[], str]]:
     """Begins a server on the host; its address."""
-    started: list[subprocess.Popen[str]] = []
-
-    def begin() -> str:
-        with (tmp_path / "serve.log").open("a") as log:
-            process = subprocess.Popen(
-                [*host.program, "serve", "--port", "0", "--store", f"s3://{s3.BUCKET}/{tmp_path.name}"],
-                env=host.env, cwd=host.home, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
-            )  # fmt: skip
-        started.append(process)
-        assert process.stdout is not None
-        said = process.stdout.readline().split()
-        assert said, (tmp_path / "serve.log").read_text()
-        return said[-1]
-
-    yield begin
-    for process in started:
-        process.send_signal(signal.SIGTERM)
-        with process:
-            process.wait(30)
+    with serving_commands(host, tmp_path / "serve.log") as begin:
+        yield partial(begin, "--store", f"s3://{s3.BUCKET}/{tmp_path.name}")
 
 
 def dumped(postgres: Server, url: str) -> str:

@@ -116,12 +116,6 @@ def test_without_the_projects_key_a_sealed_pack_cannot_be_checked(encrypted: Rep
 # -- in a bucket -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def moto() -> Iterator[s3.Server]:
-    with s3.moto() as server:
-        yield server
-
-
 @pytest.fixture
 def bucket(moto: s3.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     setenv(monkeypatch, moto.endpoint)

@@ -45,12 +45,6 @@ SIGNED = "X-Amz-Signature="
 NUMBERS = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def moto() -> Iterator[s3.Server]:
-    with s3.moto() as server:
-        yield server
-
-
 class Team:
     """A server on a bucket, both behind a proxy each; clients by :meth:`client`."""
 

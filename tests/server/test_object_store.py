@@ -29,12 +29,6 @@ NUMBERS = itertools.count()
 PACK = r"\.pack"
 
 
-@pytest.fixture(scope="module")
-def moto() -> Iterator[s3.Server]:
-    with s3.moto() as server:
-        yield server
-
-
 @pytest.fixture
 def proxy(moto: s3.Server) -> Iterator[Proxy]:
     proxy = Proxy(moto.port)

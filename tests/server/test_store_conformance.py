@@ -37,12 +37,6 @@ def remote(place: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 @pytest.fixture(scope="module")
-def moto() -> Iterator[s3.Server]:
-    with s3.moto() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def rclone() -> Iterator[s3.Server]:
     with s3.rclone() as server:
         yield server
