@@ -80,7 +80,7 @@ def alias_protect(context: Context, alias: str, *, artifact: str) -> None:
     """
     (checked,) = read_aliases((alias,))
     with context.open(create=True) as repository:
-        repository.registry.retention.protect(checked, artifact and check_name(artifact))
+        repository.registry.retention.protect(checked, artifact and repository.present_name(check_name(artifact)))
 
 
 @alias_command.command("unprotect")
@@ -96,7 +96,7 @@ def alias_unprotect(context: Context, alias: str, *, artifact: str) -> None:
     """
     (checked,) = read_aliases((alias,))
     with context.open() as repository:
-        repository.registry.retention.unprotect(checked, artifact and check_name(artifact))
+        repository.registry.retention.unprotect(checked, artifact and repository.present_name(check_name(artifact)))
 
 
 @alias_command.command("protected")

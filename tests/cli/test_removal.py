@@ -236,6 +236,10 @@ def test_a_renamed_artifact_is_found_by_both_names(cli, bikes):
     assert "no artifact" in cli.refuses("rename", "cars", "wheels")
     cli("delete", "bikes:v1")
     assert json.loads(cli("show", "bike-dataset:v1", "--json").stdout)["name"] == "bikes:v1"
+    cli("alias", "protect", "best", "--artifact", "bike-dataset")
+    assert cli("alias", "protected").lines[1].split() == ["best", "bikes"]
+    cli("alias", "unprotect", "best", "--artifact", "bike-dataset")
+    assert "no alias is protected" in cli("alias", "protected").stderr
 
 
 def test_tags_are_added_and_removed(cli, bikes):
