@@ -22,7 +22,7 @@ import pytest
 from artifactfs.draft import Draft
 from artifactfs.model.lineage import NewRun
 from artifactfs.repository import Repository
-from tests.conftest import Cli
+from tests.conftest import Cli, eventually
 from tests.mounted.living import grow, small_disk
 from tests.mounted.served import Server
 
@@ -173,6 +173,8 @@ def test_a_prune_keeps_what_is_needed_and_what_it_frees_is_what_was_said(cli, th
     cli("stage", "dataset:v10")
     (staging / "more.csv").write_text("more")
     before = living(cli)
+    # A mount says within some seconds what its staging is based on.
+    eventually(lambda: "in use: staging at" in cli("prune", "--keep-last", 5, "--dry-run").stdout)
     dry = cli("prune", "--keep-last", 5, "--dry-run")
     promised = told(cli, "prune", "--keep-last", 5, "--dry-run")
     assert living(cli) == before
