@@ -48,12 +48,14 @@ _CHECKPOINT_PAGES: Final = 4000  # 32 MiB of log
 _LOG_KEPT: Final = 64 * 1024 * 1024  # bytes: a log that grew during an import shrinks to this
 _CACHE_KIB: Final = 8192  # of pages, a connection
 
+_MENDED: Final = "run `artifactfs verify --repair`, and where that cannot mend it restore the file from a backup"
+
 # https://sqlite.org/rescode.html; the low byte of an extended code is its class, unless it stands here itself.
 _ERRORS: Final[dict[int, tuple[type[ArtifactFSError], str]]] = {
-    sqlite3.SQLITE_CORRUPT: (Integrity, "is damaged: run `artifactfs verify`, then restore the file from a backup"),
+    sqlite3.SQLITE_CORRUPT: (Integrity, f"is damaged: {_MENDED}"),
     sqlite3.SQLITE_NOTADB: (
         Integrity,
-        "is no SQLite file, or its beginning is damaged: run `artifactfs verify`, then restore it from a backup",
+        "is no SQLite file, or its beginning is damaged: restore the file from a backup",
     ),
     sqlite3.SQLITE_CONSTRAINT: (Integrity, "contradicts itself: run `artifactfs verify`"),
     sqlite3.SQLITE_FULL: (NoSpace, "cannot grow, the disk is full: nothing was changed; free some space and repeat"),
@@ -216,7 +218,7 @@ class SQLiteDatabase:
             raise self._translate(error) from error
         revision = rows[0][0] if rows else 0
         if not isinstance(revision, int):
-            raise Integrity(f"{self} is damaged: run `artifactfs verify`, then restore the file from a backup")
+            raise Integrity(f"{self} is damaged: {_MENDED}")
         return revision
 
     def damages(self) -> list[str]:
@@ -319,9 +321,7 @@ class SQLiteDatabase:
         if self._closed:
             return Unavailable(f"{self} was closed")
         if isinstance(cause, sqlite3.OperationalError):  # raised by the driver itself for text that is no UTF-8
-            return Integrity(
-                f"{self} is damaged: run `artifactfs verify`, then restore the file from a backup ({cause})"
-            )
+            return Integrity(f"{self} is damaged: {_MENDED} ({cause})")
         return ArtifactFSError(f"{self} failed: {cause}")
 
     def _require_open(self) -> None:

@@ -110,7 +110,7 @@ def test_another_program_s_database_is_refused(path):
 
 def test_a_file_that_is_no_database_is_refused(path):
     path.write_bytes(b"not a database at all" * 100)
-    with pytest.raises(Integrity, match="artifactfs verify") as raised:
+    with pytest.raises(Integrity, match="restore the file from a backup") as raised:
         SQLRegistry(path)
     assert str(path) in str(raised.value)
     assert isinstance(raised.value.__cause__, sqlite3.Error)
