@@ -12,6 +12,7 @@ files.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NoReturn
@@ -67,7 +68,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     node: bytes = b""  # the bytes of a node
 
 
-class Walk:
+class Walk(ABC):
     """Finds the chunks and nodes that a project may lack of a tree, in order of path, and asks which it does lack.
 
     Invariant *skipped-is-held*: what is not asked for lies at the same path in a version that the project holds, so it is there with
@@ -88,21 +89,21 @@ class Walk:
 
     # -- what becomes of it ----------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _number(self, size: int) -> int:
         """The number of a large file, 0 for none."""
-        del size
-        return 0
 
+    @abstractmethod
     def _count(self, files: int, size: int) -> None:
         """So many files and bytes are done with."""
 
+    @abstractmethod
     def _unreadable(self, path: str, digest: bytes, error: Integrity) -> None:
         """A node of what is at a path cannot be read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _settled(self, wanted: list[Wanted], missing: set[bytes]) -> None:
         """Of these some are missing."""
-        raise NotImplementedError
 
     # -- what may be missing, in order of path ----------------------------------------------------------------------
 
@@ -313,6 +314,13 @@ class Survey(Walk):
     def look(self, root: bytes, base: bytes | None) -> None:
         """At all of a tree; ``base`` is the root of a version that the project holds. Integrity when a node is there and damaged."""
         self._walk(root, base)
+
+    def _number(self, size: int) -> int:
+        del size
+        return 0  # nothing is written
+
+    def _count(self, files: int, size: int) -> None:
+        pass  # what is held
 
     def _unreadable(self, path: str, digest: bytes, error: Integrity) -> None:
         place = self._registry.locate([digest]).get(digest)

@@ -9,7 +9,7 @@ import pytest
 
 from tests import s3
 from tests.conftest import Cli
-from tests.health.deployed import Deployed, InBucket, InDirectory
+from tests.health.deployed import Deployed, InBucket, InDirectory, reach
 from tests.postgres import Server
 
 
@@ -35,9 +35,7 @@ def deployed(
     else:
         server = request.getfixturevalue("bucket")
         objects = InBucket(server, tmp_path.name)
-        for name, value in {**server.environ, "AWS_ALLOW_HTTP": "true"}.items():
-            monkeypatch.setenv(name, value)
-            cli.env[name] = value
+        reach(server, cli, monkeypatch)
     made = Deployed(cli, objects, postgres_url, lambda statement: postgres.sql(statement, database=postgres_registry))
     made.put()
     return made

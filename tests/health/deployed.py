@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from artifactfs.checkup import check_whole
 from artifactfs.content.cache import CacheSettings
 from artifactfs.content.pack import decode_index
@@ -79,6 +81,13 @@ class InDirectory:
 
     def delete(self, key: str) -> None:
         (self._store / key).unlink()
+
+
+def reach(server: s3.Server, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process, and commands, find the buckets of a server."""
+    for name, value in {**server.environ, "AWS_ALLOW_HTTP": "true"}.items():
+        monkeypatch.setenv(name, value)
+        cli.env[name] = value
 
 
 class Deployed:

@@ -17,7 +17,7 @@ from artifactfs.repository import Repository
 from tests import s3
 from tests.conftest import Cli
 from tests.encryption.conftest import KEY
-from tests.health.deployed import FILES, LARGE, LATER, Deployed, InBucket, client, put, readable, table_of
+from tests.health.deployed import FILES, LARGE, LATER, Deployed, InBucket, client, put, reach, readable, table_of
 from tests.health.test_outside import refer
 from tests.postgres import Server
 from tests.server.test_replicas import Replica
@@ -290,9 +290,7 @@ def sealed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Deployed:
     """An encrypted repository in a bucket, and its host, which has the key."""
-    for name, value in {**bucket.environ, "AWS_ALLOW_HTTP": "true"}.items():
-        monkeypatch.setenv(name, value)
-        cli.env[name] = value
+    reach(bucket, cli, monkeypatch)
     keys.write_key(tmp_path / "project.key", KEY)
     cli.env["ARTIFACTFS_KEY_FILE"] = str(tmp_path / "project.key")
     made = Deployed(
