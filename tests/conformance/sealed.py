@@ -207,11 +207,15 @@ class SealedConformance:
         rekeying = open_registry(keys=KeyRing(OLD, NEW))
         begin = threading.Barrier(WRITERS + 1, timeout=SECONDS)
         added = threading.Semaphore(0)
+        rekeyed = threading.Event()
 
         def write(number: int) -> list[PackRow]:
             begin.wait()
             rows = []
             for step in range(PACKS):
+                # SQLite lets whoever comes next write, so writers can pass a waiting rekey until they are done.
+                if step == PACKS // 2:
+                    assert rekeyed.wait(SECONDS)
                 rows.append(sealed(f"{number} {step}"))
                 writers[number].add_packs([rows[-1]])
                 commit(writers[number], f"{number} {step}")
@@ -224,9 +228,10 @@ class SealedConformance:
             begin.wait()
             # There and back, each in the middle of it: what is added meanwhile is wrapped by whichever key it is then.
             for key in (NEW, OLD, NEW):
-                for _ in range(WRITERS * PACKS // 6):
+                for _ in range(WRITERS * PACKS // 4):
                     assert added.acquire(timeout=SECONDS)
                 counts.append(rekeying.rekey(key))
+                rekeyed.set()
             return counts
 
         with ThreadPoolExecutor(WRITERS + 1) as threads:
