@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from artifactfs.cli.imports import import_at_once
 from artifactfs.cli.printing import note
 from artifactfs.errors import InvalidInput, NotFound
 from artifactfs.model.names import Address, check_alias, check_metadata, parse_address
@@ -81,6 +82,7 @@ class Context:
         return self._open(config.location_of(location), project, create=False)
 
     def _open(self, location: str, project: str, *, create: bool) -> Repository:
+        import_at_once("artifactfs.repository")
         from artifactfs.repository import Repository
 
         settings = self.settings

@@ -18,6 +18,7 @@ import click
 
 from artifactfs import __version__
 from artifactfs.cli.context import Context
+from artifactfs.cli.imports import import_at_once
 from artifactfs.errors import ArtifactFSError, InvalidInput
 
 INTERRUPTED: Final = 130
@@ -65,7 +66,7 @@ class Commands(click.Group):
         for _, module, names in COMMANDS:
             if cmd_name in names:
                 # `help` and `mount` would hide modules and builtins, so functions bear a suffix.
-                command = getattr(import_module(f"artifactfs.cli.{module}"), f"{cmd_name}_command")
+                command = getattr(import_at_once(f"artifactfs.cli.{module}"), f"{cmd_name}_command")
                 assert isinstance(command, click.Command)  # noqa: S101 - the table above names commands only
                 return command
         return None

@@ -38,7 +38,7 @@ from artifactfs.forks import Gate
 from artifactfs.registry.database import BUSY_SECONDS, READERS, as_json, read_json
 from artifactfs.registry.migrations import OLDEST, create, migrate
 from artifactfs.registry.postgresql_errors import translated
-from artifactfs.registry.schema import FORMAT, FORMAT_KEY, meta, project
+from artifactfs.registry.schema import FORMAT, FORMAT_KEY, TABLES, meta, project
 
 WRITERS: Final = 8
 """Transactions of one process at once that write; beside READERS connections these are all that it has."""
@@ -75,6 +75,11 @@ SELECT set_config('statement_timeout', %(statement)s, false),
 
 _FORMAT: Final = select(meta.c.value).where(meta.c.key == FORMAT_KEY)
 _REVISION: Final = select(project.c.revision).where(project.c.name == bindparam("called"))
+
+# Said in the schema it would load SQLAlchemy's dialect of PostgreSQL, 17 ms of every command.
+for _table in TABLES.tables.values():
+    for _index in _table.indexes:
+        _index.dialect_options["postgresql"]["where"] = _index.dialect_options["sqlite"]["where"]
 
 
 class PostgresDatabase:

@@ -101,14 +101,14 @@ version: Final = Table(
     sqlite_autoincrement=True,
 )
 
-# Equal contents are one version; those of a deleted version may come again, under a new number.
+# Equal contents are one version; those of a deleted version may come again, under a new number. An index that is partial here is so on
+# PostgreSQL too, as artifactfs/registry/postgresql.py says: here that would load SQLAlchemy's dialect of it with every command.
 Index(
     "version_living_digest",
     version.c.artifact,
     version.c.digest,
     unique=True,
     sqlite_where=version.c.deleted.is_(None),
-    postgresql_where=version.c.deleted.is_(None),
 )
 
 # Every commit that was made, by the id its client gave it. A row of its own and no column of `version`, because a commit
@@ -212,7 +212,6 @@ Index(
     pack.c.project,
     pack.c.state,
     sqlite_where=pack.c.state != PACK_ALIVE,
-    postgresql_where=pack.c.state != PACK_ALIVE,
 )
 
 # Who collects garbage in a project, and what was collected. Its row is also what recording packs and collecting wait for each other

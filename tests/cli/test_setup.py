@@ -52,6 +52,19 @@ def test_help_imports_nothing_heavy(cli):
     assert done.stdout.endswith("HEAVY []\n")
 
 
+def test_a_command_imports_no_other_database_and_looks_for_garbage_again(cli, tmp_path):
+    code = (
+        f"import gc, sys; sys.argv = ['artifactfs', '--repository', {str(tmp_path / 'new')!r}, 'init']\n"
+        "from artifactfs.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "names = [name for name in sys.modules if name.startswith('sqlalchemy.dialects.postgresql')]\n"
+        "print('STARTED', code, names, gc.isenabled(), gc.get_freeze_count() > 10_000)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=cli.env, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("STARTED 0 [] True True\n")
+
+
 def test_help_shows_documents_as_they_are_when_piped(cli):
     documents = sorted(item.name.removesuffix(".md") for item in (files("artifactfs") / "docs").iterdir())
     listed = cli("help").stdout
