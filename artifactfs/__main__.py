@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from artifactfs.cli.main import main
+from artifactfs.cli import start
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -17,11 +17,11 @@ from typing import Final
 import click
 
 from artifactfs import __version__
+from artifactfs.cli import INTERRUPTED
 from artifactfs.cli.context import Context
 from artifactfs.cli.imports import import_at_once
 from artifactfs.errors import ArtifactFSError, InvalidInput
 
-INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 COMPLETION_VARIABLE: Final = "_ARTIFACTFS_COMPLETE"
 
@@ -127,7 +127,7 @@ def cli(
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run what the process was called with, and end it."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Names are bytes at heart: what the terminal's encoding lacks is escaped instead of raising.

@@ -203,6 +203,12 @@ def test_an_interrupted_command_ends_quietly(cli):
     assert (process.returncode, stdout, stderr) == (130, "", "")
 
 
+def test_a_command_interrupted_while_it_is_loaded_ends_quietly(cli, tmp_path):
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+    ended = cli.run("ls", env={"PYTHONPATH": f"{tmp_path}:{cli.env['PYTHONPATH']}"})
+    assert (ended.status, ended.stdout, ended.stderr) == (130, "", "")
+
+
 def test_a_reader_that_goes_away_is_no_error(cli):
     for number in range(3000):
         (cli.home / "many" / f"{number:0100}").mkdir(parents=True)
