@@ -42,6 +42,10 @@ COMMAND_SECONDS = 120
 settings.register_profile("artifactfs", deadline=None)
 settings.load_profile("artifactfs")
 
+# A shell that starts this in the background has Ctrl-C ignored, which every command that a test starts and interrupts would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @dataclass(frozen=True)
 class Finished:
