@@ -22,7 +22,7 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 
-from tests.faults.proxy import Exchange
+from tests.faults.proxy import Exchange, relay
 
 KEY: Final = "key-of-the-tests"
 SECRET: Final = "secret-of-the-tests"  # noqa: S105 - of a server on this machine
@@ -85,6 +85,14 @@ def rclone() -> Iterator[Server]:
         objects.mkdir()
         with _running([str(program), "serve", "s3", "--addr", "127.0.0.1:0", str(objects)], environ) as server:
             yield server
+
+
+def google(exchange: Exchange) -> None:
+    """Relay what is said as to Google Cloud Storage, whose XML API is S3's, with the credentials that moto's server wants to see."""
+    signed = f"AWS4-HMAC-SHA256 Credential={KEY}/20260101/{REGION}/s3/aws4_request, SignedHeaders=host, Signature=0"
+    data = re.sub(rb"(?i)\r\nauthorization:[^\r]*", b"", exchange.head.data)
+    exchange.head.data = data.replace(b"\r\n\r\n", f"\r\nAuthorization: {signed}\r\n\r\n".encode())
+    relay(exchange)
 
 
 def partial(exchange: Exchange) -> None:

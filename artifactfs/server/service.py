@@ -70,7 +70,7 @@ class Service:
         self.own = registry
         self.stores = stores
         self.log = log
-        self.signing = Signing(stores, signed)
+        self.signing = Signing(stores, signed, log)
         self.reading = Threads("reading", READERS)
         self.writing = Threads("writing", WRITERS)
         # Unpacking and hashing: more threads than processors would only take turns.

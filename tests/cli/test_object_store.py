@@ -84,6 +84,22 @@ def test_a_team_works_on_a_bucket(cli: Cli, serve, far, moto, tmp_path, mounted)
         assert "Signature" not in path.read_text(errors="replace"), path
 
 
+def test_an_emulator_of_google_keeps_the_packs(cli: Cli, host: Cli, serve, far, moto, tmp_path):
+    """It needs no keys, so nothing can be signed: clients read through the server, whose log says it once."""
+    (cli.home / "file").write_bytes(os.urandom(6 << 20))
+    host.env["STORAGE_EMULATOR_HOST"] = far.url
+    with far.fault(s3.google, ""):
+        cli.env["ARTIFACTFS_REPOSITORY"] = serve("--store", f"gs://{s3.BUCKET}/emulated")
+        assert cli("put", "data", cli.home / "file").stdout == "data:v0\n"
+        assert any(key.endswith(".pack") for key in moto.keys("emulated/"))
+        for number, options in enumerate(([], ["--no-direct"])):
+            cli(*options, "get", "data", f"out-{number}", env={"ARTIFACTFS_CACHE_DIR": str(cli.home / f"{number}")})
+            assert files_of(cli.home / f"out-{number}") == {"file": (cli.home / "file").read_bytes()}
+        assert host("verify").stderr.endswith(": everything is sound\n")
+    said = "gs://bucket cannot be signed without credentials; set GOOGLE_APPLICATION_CREDENTIALS"
+    assert (tmp_path / "serve.log").read_text().count(said) == 1
+
+
 def test_the_bucket_is_remembered_and_another_one_refused(host, serve, far, moto, cli):
     url = serve("--store", f"s3://{s3.BUCKET}/remembered/")
     (host.home / "file").write_text("x")

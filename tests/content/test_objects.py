@@ -121,6 +121,22 @@ class TestRclone(StoreConformance):
         proxy.close()
 
 
+class TestGoogle(StoreConformance):
+    """As Google Cloud Storage is spoken with, to a server of S3: the two have one XML API."""
+
+    @pytest.fixture
+    def store(
+        self, moto: s3.Server, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[ObjectStore]:
+        proxy = Proxy(moto.port)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        stores = ObjectStores(f"gs://{s3.BUCKET}/{prefix}", spool=tmp_path / "spool", seconds=20)
+        with proxy.fault(s3.google, ""):
+            yield stores.of_project("p")
+        stores.close()
+        proxy.close()
+
+
 # -- where things are --------------------------------------------------------------------------------------------------
 
 

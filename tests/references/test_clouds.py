@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from urllib.parse import quote
 
@@ -178,7 +179,8 @@ def test_what_the_tools_of_the_stores_find(tmp_path: Path):
     assert credentials.of_s3({**environ, "AWS_PROFILE": "nonesuch"}) == {}
     (tmp_path / ".aws" / "credentials").write_text("no section at all")
     assert credentials.of_s3(environ) == {"region": "eu-west-1"}
-    assert credentials.of_google({"STORAGE_EMULATOR_HOST": "localhost:9"})["base_url"] == "http://localhost:9"
+    emulator = json.loads(credentials.of_google({"STORAGE_EMULATOR_HOST": "localhost:9"})["service_account_key"])
+    assert (emulator["gcs_base_url"], emulator["disable_oauth"]) == ("http://localhost:9", True)
     assert credentials.of_google({}) == {}
     assert credentials.of_azure({"AZURE_STORAGE_ACCOUNT": "a", "AZURE_STORAGE_KEY": "k"}) == {
         "account_name": "a",
