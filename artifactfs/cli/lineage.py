@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _LINES: Final = {True: ("├── ", "└── ", "│   "), False: ("|-- ", "`-- ", "|   ")}
 _GAP: Final = "    "
+_DEEP: Final = 8
+"""Levels from which what is a chain is indented no further: a data set that each day's run appends to has hundreds."""
 _NAMED: Final = 5  # ids that a message offers
 
 
@@ -298,7 +300,8 @@ def tree_lines(found: Lineage, *, unicode: bool) -> Iterator[str]:
         text = _run_line(found.runs.get(node), node) if isinstance(node, str) else _version_line(found, node)
         yield f"{prefix}{last if is_last else fork}{how} {text}{'  (above)' if again else ''}"
         if not again:
-            inner = prefix + (_GAP if is_last else bar)
+            chained = is_last and len(below) == 1 and len(prefix) >= _DEEP * len(_GAP)
+            inner = prefix if chained else prefix + (_GAP if is_last else bar)
             stack += [(inner, each, number == 0) for number, each in enumerate(reversed(below))]
 
 
