@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ __all__ = ["empty_database", "postgres", "postgres_registry", "postgres_url"]
 
 TESTS = Path(__file__).parent
 COMMAND_SECONDS = 120
+GONE_SECONDS = 60.0
 
 settings.register_profile("artifactfs", deadline=None)
 settings.load_profile("artifactfs")
@@ -116,7 +118,7 @@ class Cli:
         return finished.stderr.removeprefix("artifactfs: ").rstrip("\n")
 
 
-def eventually(condition: Callable[[], object], *, seconds: float = 15.0) -> None:
+def eventually(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
     """Return as soon as the condition holds; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -147,14 +149,39 @@ def daemons_below(directory: Path) -> list[int]:
     return found
 
 
+@contextlib.contextmanager
+def watching(pid: int) -> Iterator[Callable[[], bool]]:
+    """A process's end, to be waited for: of all its threads, and with all that it held. It has no environment before that."""
+    watch = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(watch, select.POLLIN)
+    try:
+        yield lambda: bool(poll.poll(GONE_SECONDS * 1000))
+    finally:
+        os.close(watch)
+
+
+def end_daemon(directory: Path, number: int = signal.SIGKILL) -> None:
+    """Send a signal to the process of the only mount below a directory, and return when it has ended."""
+    (pid,) = daemons_below(directory)
+    with watching(pid) as ended:
+        os.kill(pid, number)
+        assert ended(), f"process {pid} did not end within {GONE_SECONDS:.0f} s"
+
+
 def clear_below(directory: Path) -> None:
     """Remove every mount below a directory and end their processes, without asking them."""
-    for pid in daemons_below(directory):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    for point in mounts_below(directory):
-        tool = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
-        subprocess.run([*tool, point], check=False, capture_output=True)
+    with contextlib.ExitStack() as stack:
+        ends = []
+        for pid in daemons_below(directory):
+            with contextlib.suppress(ProcessLookupError):
+                ends.append(stack.enter_context(watching(pid)))
+                os.kill(pid, signal.SIGKILL)
+        for point in mounts_below(directory):
+            tool = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
+            subprocess.run([*tool, point], check=False, capture_output=True)
+        for ended in ends:
+            ended()
 
 
 @pytest.fixture

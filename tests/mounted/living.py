@@ -11,14 +11,13 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import Cli, Finished, clear_below, daemons_below, mounts_below
+from tests.conftest import Cli, Finished, clear_below, daemons_below, end_daemon, mounts_below
 
 BINDINGS = ("kernel", "fusepy")
-GONE_SECONDS = 20.0
 TOOL_SECONDS = 100.0
 SMALL_DISK = 12 << 20  # bytes
 
@@ -61,13 +60,7 @@ class Mounted:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to the process of the mount and wait for its end."""
-        (pid,) = daemons_below(self.cli.home)
-        watch = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(watch, number)
-            assert ended(watch), f"process {pid} did not end within {GONE_SECONDS:.0f} s"
-        finally:
-            os.close(watch)
+        end_daemon(self.cli.home, number)
 
     def unmount(self, *options: str) -> Finished:
         return self("unmount", self.root, *options)
@@ -111,7 +104,7 @@ class Mounted:
         return self.root / name / "staging"
 
 
-def ended(watch: int, seconds: float = GONE_SECONDS) -> bool:
+def ended(watch: int, seconds: float) -> bool:
     """Whether the process behind a pidfd ends in time."""
     poll = select.poll()
     poll.register(watch, select.POLLIN)
@@ -127,12 +120,6 @@ def living(directory: Path, binding: str, *options: str) -> Iterator[Mounted]:
     try:
         yield mounted
     finally:
-        for pid in daemons_below(directory):
-            with suppress(ProcessLookupError):
-                watch = os.pidfd_open(pid)
-                os.kill(pid, signal.SIGKILL)
-                ended(watch)
-                os.close(watch)
         clear_below(directory)
         left = mounts_below(directory), daemons_below(directory)
     assert left == ([], []), left
