@@ -11,6 +11,7 @@ import errno
 import os
 import select
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,8 @@ from artifactfs.mount import attach, control
 KIND: Final = "fuse.artifactfs"
 GONE_SECONDS: Final = 30.0
 _KILL_SECONDS: Final = 5.0
+_LOOKING_SECONDS: Final = 2.0  # for who asks a mount something in passing, as df does: for that moment it is in use
+_AGAIN_SECONDS: Final = 0.02
 _NAMED: Final = 10  # processes that an error names
 
 
@@ -82,6 +85,13 @@ def holders(mountpoint: str) -> list[Holder]:
 
 
 def _detach(mountpoint: str, *, lazy: bool, seconds: float) -> None:
+    looking = time.monotonic() + _LOOKING_SECONDS
+    while not _detached(mountpoint, lazy=lazy, seconds=seconds, patient=time.monotonic() < looking):
+        time.sleep(_AGAIN_SECONDS)
+
+
+def _detached(mountpoint: str, *, lazy: bool, seconds: float, patient: bool) -> bool:
+    """One attempt. False, while ``patient``, when the mount is in use and nobody is seen who holds it."""
     failure: list[ArtifactFSError] = []
 
     def detach() -> None:
@@ -93,13 +103,16 @@ def _detach(mountpoint: str, *, lazy: bool, seconds: float) -> None:
     if not attach.bounded(seconds, detach):
         raise Unavailable(f"{mountpoint} does not answer; end it with: artifactfs unmount --force {mountpoint}")
     if failure and isinstance(failure[0], Conflict):
-        raise Conflict(_busy(mountpoint)) from failure[0]
+        users = holders(mountpoint)
+        if patient and not users:
+            return False
+        raise Conflict(_busy(mountpoint, users)) from failure[0]
     if failure:
         raise failure[0]
+    return True
 
 
-def _busy(mountpoint: str) -> str:
-    users = holders(mountpoint)
+def _busy(mountpoint: str, users: list[Holder]) -> str:
     advice = "leave it, or use --lazy (they may go on) or --force (they get errors)"
     if not users:
         return f"{mountpoint} is in use by processes of other users; {advice}"

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.errors import Conflict
+from artifactfs.mount import attach, ending
 from tests.conftest import daemons_below, end_daemon, eventually, mounts_below
 
 
@@ -215,6 +217,25 @@ def test_unmount_names_who_uses_it(cli, user):
     name = Path(f"/proc/{user.pid}/comm").read_text().strip()
     assert row == f"  {user.pid} {name}: {cli.mountpoint}/bike-dataset/v0/file"
     assert is_mounted(cli, cli.mountpoint)
+
+
+def test_who_only_looks_does_not_keep_it(cli, put, monkeypatch):
+    """As df does, and `status` with mounts of others: while it is asked something a mount is in use, for nobody who is seen."""
+    cli("mount", cli.mountpoint)
+    workspace = Path(status(cli)[0]["workspace"])
+    refused = []
+    detach = attach.detach
+
+    def refuse_once(mountpoint: str, *, lazy: bool = False) -> None:
+        if not refused:
+            refused.append(mountpoint)
+            raise Conflict(f"{mountpoint} is in use")
+        detach(mountpoint, lazy=lazy)
+
+    monkeypatch.setattr(attach, "detach", refuse_once)
+    assert ending.unmount(str(cli.mountpoint), workspace)
+    assert refused == [str(cli.mountpoint)]
+    assert daemons_below(cli.home) == []
 
 
 def test_lazily_unmounted_it_serves_who_uses_it(cli, user):
