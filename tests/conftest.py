@@ -150,38 +150,46 @@ def daemons_below(directory: Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def watching(pid: int) -> Iterator[Callable[[], bool]]:
-    """A process's end, to be waited for: of all its threads, and with all that it held. It has no environment before that."""
+def watching(pid: int) -> Iterator[int]:
+    """A descriptor that is bound to a process, and not to its number."""
     watch = os.pidfd_open(pid)
-    poll = select.poll()
-    poll.register(watch, select.POLLIN)
     try:
-        yield lambda: bool(poll.poll(GONE_SECONDS * 1000))
+        yield watch
     finally:
         os.close(watch)
+
+
+def ended(watch: int, seconds: float = GONE_SECONDS) -> bool:
+    """Whether the process behind a pidfd ends in time: with all its threads, and all that it held.
+
+    :func:`daemons_below` finds one no more as soon as it begins to end, when its environment has gone.
+    """
+    poll = select.poll()
+    poll.register(watch, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def end_daemon(directory: Path, number: int = signal.SIGKILL) -> None:
     """Send a signal to the process of the only mount below a directory, and return when it has ended."""
     (pid,) = daemons_below(directory)
-    with watching(pid) as ended:
-        os.kill(pid, number)
-        assert ended(), f"process {pid} did not end within {GONE_SECONDS:.0f} s"
+    with watching(pid) as watch:
+        signal.pidfd_send_signal(watch, number)
+        assert ended(watch), f"process {pid} did not end within {GONE_SECONDS:.0f} s"
 
 
 def clear_below(directory: Path) -> None:
     """Remove every mount below a directory and end their processes, without asking them."""
     with contextlib.ExitStack() as stack:
-        ends = []
+        watches = []
         for pid in daemons_below(directory):
             with contextlib.suppress(ProcessLookupError):
-                ends.append(stack.enter_context(watching(pid)))
-                os.kill(pid, signal.SIGKILL)
+                watches.append(stack.enter_context(watching(pid)))
+                signal.pidfd_send_signal(watches[-1], signal.SIGKILL)
         for point in mounts_below(directory):
             tool = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
             subprocess.run([*tool, point], check=False, capture_output=True)
-        for ended in ends:
-            ended()
+        for watch in watches:
+            ended(watch)
 
 
 @pytest.fixture

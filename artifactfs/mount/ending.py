@@ -55,7 +55,7 @@ def unmount(
         if pid is not None and workspace is not None and not force and not lazy:
             control.request(workspace, "unmount")  # refuses while a commit runs
         if force:
-            _force(mountpoint, pid)
+            _force(mountpoint, watch)
         else:
             _detach(mountpoint, lazy=lazy, seconds=seconds)
         if pid is None or watch is None:
@@ -63,8 +63,7 @@ def unmount(
         if lazy and not force:
             return _ended(watch, 1.0)
         if force and not _ended(watch, _KILL_SECONDS):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+            _signal(watch, signal.SIGKILL)
         if not _ended(watch, seconds):
             raise Unavailable(f"{mountpoint} is unmounted, but its process {pid} has not ended after {seconds:.0f} s")
     return True
@@ -122,15 +121,19 @@ def _busy(mountpoint: str, users: list[Holder]) -> str:
     return "\n  ".join([f"{mountpoint} is in use; {advice}:", *rows])
 
 
-def _force(mountpoint: str, pid: int | None) -> None:
-    if pid is not None:
+def _force(mountpoint: str, watch: int | None) -> None:
+    if watch is not None:
         # A stopped process cannot write anything back; give it the chance.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGCONT)
+        _signal(watch, signal.SIGCONT)
     attach.force_detach(attach.resolve(mountpoint))
-    if pid is not None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGTERM)
+    if watch is not None:
+        _signal(watch, signal.SIGTERM)
+
+
+def _signal(watch: int, number: signal.Signals) -> None:
+    """By its descriptor: it ends once its mount has gone, and its number may be another process's by now."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        signal.pidfd_send_signal(watch, number)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -102,13 +101,6 @@ class Mounted:
         if not (self.root / name).is_dir():
             (self.root / name).mkdir()
         return self.root / name / "staging"
-
-
-def ended(watch: int, seconds: float) -> bool:
-    """Whether the process behind a pidfd ends in time."""
-    poll = select.poll()
-    poll.register(watch, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
 
 
 @contextmanager
