@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ __all__ = ["empty_database", "postgres", "postgres_registry", "postgres_url"]
 
 TESTS = Path(__file__).parent
 COMMAND_SECONDS = 120
+GONE_SECONDS = 60.0
 
 settings.register_profile("artifactfs", deadline=None)
 settings.load_profile("artifactfs")
@@ -120,7 +122,7 @@ class Cli:
         return finished.stderr.removeprefix("artifactfs: ").rstrip("\n")
 
 
-def eventually(condition: Callable[[], object], *, seconds: float = 15.0) -> None:
+def eventually(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
     """Return as soon as the condition holds; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -151,14 +153,47 @@ def daemons_below(directory: Path) -> list[int]:
     return found
 
 
+@contextlib.contextmanager
+def watching(pid: int) -> Iterator[int]:
+    """A descriptor that is bound to a process, and not to its number."""
+    watch = os.pidfd_open(pid)
+    try:
+        yield watch
+    finally:
+        os.close(watch)
+
+
+def ended(watch: int, seconds: float = GONE_SECONDS) -> bool:
+    """Whether the process behind a pidfd ends in time: with all its threads, and all that it held.
+
+    :func:`daemons_below` finds one no more as soon as it begins to end, when its environment has gone.
+    """
+    poll = select.poll()
+    poll.register(watch, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def end_daemon(directory: Path, number: int = signal.SIGKILL) -> None:
+    """Send a signal to the process of the only mount below a directory, and return when it has ended."""
+    (pid,) = daemons_below(directory)
+    with watching(pid) as watch:
+        signal.pidfd_send_signal(watch, number)
+        assert ended(watch), f"process {pid} did not end within {GONE_SECONDS:.0f} s"
+
+
 def clear_below(directory: Path) -> None:
     """Remove every mount below a directory and end their processes, without asking them."""
-    for pid in daemons_below(directory):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    for point in mounts_below(directory):
-        tool = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
-        subprocess.run([*tool, point], check=False, capture_output=True)
+    with contextlib.ExitStack() as stack:
+        watches = []
+        for pid in daemons_below(directory):
+            with contextlib.suppress(ProcessLookupError):
+                watches.append(stack.enter_context(watching(pid)))
+                signal.pidfd_send_signal(watches[-1], signal.SIGKILL)
+        for point in mounts_below(directory):
+            tool = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
+            subprocess.run([*tool, point], check=False, capture_output=True)
+        for watch in watches:
+            ended(watch)
 
 
 @pytest.fixture

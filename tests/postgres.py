@@ -58,7 +58,6 @@ class Server:
 
     def __init__(self, place: Path, *, settings: dict[str, str] | None = None) -> None:
         self.place = place
-        self.port = free_port()
         self._owner: dict[str, object] = {}
         self._settings = {**_SETTINGS, **(settings or {})}
         self._names = itertools.count()
@@ -72,6 +71,7 @@ class Server:
         # A language's order of text, not that of code points, so that who relies on it is found out.
         create += ["--locale-provider=icu", "--icu-locale=en", "--locale=C.UTF-8"]
         subprocess.run(create, cwd=place, capture_output=True, check=True, **self._owner)
+        self.port = free_port()  # not before what takes seconds, in which somebody else may take it
         (self.data / "pg_hba.conf").write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
 
     @property

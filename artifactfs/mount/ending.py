@@ -11,6 +11,7 @@ import errno
 import os
 import select
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,8 @@ from artifactfs.mount import attach, control
 KIND: Final = "fuse.artifactfs"
 GONE_SECONDS: Final = 30.0
 _KILL_SECONDS: Final = 5.0
+_LOOKING_SECONDS: Final = 2.0  # for who asks a mount something in passing, as df does: for that moment it is in use
+_AGAIN_SECONDS: Final = 0.02
 _NAMED: Final = 10  # processes that an error names
 
 
@@ -52,7 +55,7 @@ def unmount(
         if pid is not None and workspace is not None and not force and not lazy:
             control.request(workspace, "unmount")  # refuses while a commit runs
         if force:
-            _force(mountpoint, pid)
+            _force(mountpoint, watch)
         else:
             _detach(mountpoint, lazy=lazy, seconds=seconds)
         if pid is None or watch is None:
@@ -60,8 +63,7 @@ def unmount(
         if lazy and not force:
             return _ended(watch, 1.0)
         if force and not _ended(watch, _KILL_SECONDS):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+            _signal(watch, signal.SIGKILL)
         if not _ended(watch, seconds):
             raise Unavailable(f"{mountpoint} is unmounted, but its process {pid} has not ended after {seconds:.0f} s")
     return True
@@ -82,6 +84,13 @@ def holders(mountpoint: str) -> list[Holder]:
 
 
 def _detach(mountpoint: str, *, lazy: bool, seconds: float) -> None:
+    looking = time.monotonic() + _LOOKING_SECONDS
+    while not _detached(mountpoint, lazy=lazy, seconds=seconds, patient=time.monotonic() < looking):
+        time.sleep(_AGAIN_SECONDS)
+
+
+def _detached(mountpoint: str, *, lazy: bool, seconds: float, patient: bool) -> bool:
+    """One attempt. False, while ``patient``, when the mount is in use and nobody is seen who holds it."""
     failure: list[ArtifactFSError] = []
 
     def detach() -> None:
@@ -93,13 +102,16 @@ def _detach(mountpoint: str, *, lazy: bool, seconds: float) -> None:
     if not attach.bounded(seconds, detach):
         raise Unavailable(f"{mountpoint} does not answer; end it with: artifactfs unmount --force {mountpoint}")
     if failure and isinstance(failure[0], Conflict):
-        raise Conflict(_busy(mountpoint)) from failure[0]
+        users = holders(mountpoint)
+        if patient and not users:
+            return False
+        raise Conflict(_busy(mountpoint, users)) from failure[0]
     if failure:
         raise failure[0]
+    return True
 
 
-def _busy(mountpoint: str) -> str:
-    users = holders(mountpoint)
+def _busy(mountpoint: str, users: list[Holder]) -> str:
     advice = "leave it, or use --lazy (they may go on) or --force (they get errors)"
     if not users:
         return f"{mountpoint} is in use by processes of other users; {advice}"
@@ -109,15 +121,19 @@ def _busy(mountpoint: str) -> str:
     return "\n  ".join([f"{mountpoint} is in use; {advice}:", *rows])
 
 
-def _force(mountpoint: str, pid: int | None) -> None:
-    if pid is not None:
+def _force(mountpoint: str, watch: int | None) -> None:
+    if watch is not None:
         # A stopped process cannot write anything back; give it the chance.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGCONT)
+        _signal(watch, signal.SIGCONT)
     attach.force_detach(attach.resolve(mountpoint))
-    if pid is not None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGTERM)
+    if watch is not None:
+        _signal(watch, signal.SIGTERM)
+
+
+def _signal(watch: int, number: signal.Signals) -> None:
+    """By its descriptor: it ends once its mount has gone, and its number may be another process's by now."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        signal.pidfd_send_signal(watch, number)
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ class Witness:
         self._seen: dict[str, set[Seen]] = {}
         self._pending: dict[str, set[Seen]] = {}
         self._unknown: set[str] = set()  # Runs of which the log says that they are not of this project
-        self._sending = False
+        self._sending: dict[str, set[Seen]] = {}
         self._hurry = False
         self._closed = False
         self._thread: Thread | None = None
@@ -105,7 +105,7 @@ class Witness:
             self._condition.notify_all()
             while (self._pending or self._sending) and (left := deadline - monotonic()) > 0:
                 self._condition.wait(left)
-            return sum(map(len, self._pending.values()))
+            return sum(map(len, self._waiting().values()))
 
     def close(self) -> None:
         """Record what is left, within CLOSE_SECONDS, and end. Idempotent."""
@@ -115,23 +115,30 @@ class Witness:
         with self._condition:
             self._closed = True
             self._condition.notify_all()
-            for run, versions in self._pending.items():
+            for run, versions in self._waiting().items():
                 _logger.warning("%d inputs of the run %s are not recorded: the mount has ended", len(versions), run)
         self._ancestry.close()
+
+    def _waiting(self) -> dict[str, set[Seen]]:
+        """What is not known to be recorded: also what a registry that does not answer was told. The lock is held."""
+        waiting = {run: set(versions) for run, versions in self._sending.items()}
+        for run, versions in self._pending.items():
+            waiting.setdefault(run, set()).update(versions)
+        return waiting
 
     def _send_all(self) -> None:
         shortest, longest = RETRY_SECONDS
         pause = shortest
         while True:
             with self._condition:
-                self._sending = False
+                self._sending = {}
                 self._condition.notify_all()
                 while not self._pending and not self._closed:
                     self._condition.wait()
                 if self._closed:
                     return
-                taken, self._pending = self._pending, {}
-                self._sending, self._hurry = True, False
+                taken = self._sending = self._pending
+                self._pending, self._hurry = {}, False
             refused = {run: versions for run, versions in taken.items() if not self._send(run, versions)}
             if not refused:
                 pause = shortest
@@ -141,7 +148,7 @@ class Witness:
             with self._condition:
                 for run, versions in refused.items():
                     self._pending.setdefault(run, set()).update(versions)
-                self._sending = False
+                self._sending = {}
                 self._condition.notify_all()
                 while not self._hurry and not self._closed and (left := deadline - monotonic()) > 0:
                     self._condition.wait(left)

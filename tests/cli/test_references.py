@@ -30,7 +30,6 @@ def web() -> Iterator[Web]:
 @pytest.fixture
 def raw(cli: Cli, web: Web) -> Cli:
     """``raw:v0``: a file, two references to the web, one to a local file, and one of an unknown scheme."""
-    cli.env["ARTIFACTFS_TIMEOUT"] = "3"
     (cli.home / "notes.txt").write_text("notes\n")
     (cli.home / "local.bin").write_bytes(LARGE[::-1])
     cli(

@@ -280,7 +280,7 @@ def test_ctrl_z_and_fg(cli, terminal):
     )
     terminal.sees("ready\r\n")
     terminal.type("\x1a")
-    terminal.sees(r"\[1\]\+\s+Stopped")
+    terminal.sees(r"\[1\]\+\s+Stopped.*\n")
     terminal.type("fg\n")
     terminal.sees("read x; echo got")
     terminal.type("line\n")
@@ -300,7 +300,7 @@ def test_a_registry_out_of_reach_refuses_the_start(cli):
 
 def test_a_registry_lost_meanwhile_costs_the_record_alone(tmp_path, cli):
     with serving(tmp_path / "server") as server:
-        cli.env |= {"ARTIFACTFS_REPOSITORY": server.url, "ARTIFACTFS_TIMEOUT": "1"}
+        cli.env |= {"ARTIFACTFS_REPOSITORY": server.url, "ARTIFACTFS_TIMEOUT": "5"}
         with started(cli, "sh", "-c", "echo ready; exec sleep 60") as process:
             server.stop()
             (child,) = children(process.pid)

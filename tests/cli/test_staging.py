@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import signal
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import daemons_below, eventually
+from tests.conftest import end_daemon, eventually
 
 
 @pytest.fixture
@@ -233,8 +232,7 @@ def test_an_artifact_begins_in_staging(cli, staging):
 
 def test_staging_survives_a_kill_and_a_new_mount(cli, staging):
     (staging / "new").write_text("new")
-    os.kill(daemons_below(cli.home)[0], signal.SIGKILL)
-    eventually(lambda: daemons_below(cli.home) == [])
+    end_daemon(cli.home)
     assert "artifactfs mount" in cli.refuses("commit", "bike-dataset")
     cli("mount", cli.mountpoint)
     assert (staging / "new").read_text() == "new"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import daemons_below, eventually
+from tests.conftest import daemons_below, end_daemon
 
 
 @pytest.fixture
@@ -80,9 +79,7 @@ def test_every_staging_area_with_changes_is_listed(cli, staging, mounted):
 
 def test_a_killed_mount_is_listed(cli, staging):
     (staging / "new").write_text("new")
-    (pid,) = daemons_below(cli.home)
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: daemons_below(cli.home) == [])
+    end_daemon(cli.home)
     (row,) = listed(cli)
     assert (row["artifact"], row["changes"], row["pid"]) == ("bike-dataset", 1, None)
     cli("unmount", "--force", cli.mountpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -123,17 +124,23 @@ def test_a_database_without_versions_or_without_tables(
         assert "has no tables yet; `artifactfs serve` makes them" in said
 
 
-def test_what_cannot_be_reached_is_one_line(deployed: Deployed, cli: Cli):
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
+@pytest.fixture
+def deaf() -> Iterator[int]:
+    """A port at which nobody listens, nor will: it is taken."""
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def test_what_cannot_be_reached_is_one_line(deployed: Deployed, cli: Cli, deaf: int):
     for words in ((), ("--quick",), ("--repair",), ("data:v0",)):
-        said = cli.refuses("verify", "--registry", f"postgresql://somebody@127.0.0.1:{port}/d", *words)
-        assert said.startswith(f"cannot reach postgresql://127.0.0.1:{port}/d") or "127.0.0.1" in said
+        said = cli.refuses("verify", "--registry", f"postgresql://somebody@127.0.0.1:{deaf}/d", *words)
+        assert said.startswith(f"cannot reach postgresql://127.0.0.1:{deaf}/d") or "127.0.0.1" in said
         assert "\n" not in said
     said = cli.refuses("verify", "--registry", deployed.url.replace("/test_", "/none_"))
     assert "\n" not in said
     if deployed.objects.beside is None:
-        env = s3.environ_of(f"http://127.0.0.1:{port}")
+        env = s3.environ_of(f"http://127.0.0.1:{deaf}")
         said = cli.refuses("--timeout", "3", "verify", "--registry", deployed.url, env=env)
         assert said.startswith(f"cannot list {deployed.objects.url.rpartition('/')[0]}")
         assert "\n" not in said

@@ -174,9 +174,11 @@ def test_a_server_does_it_by_itself(cli: Cli):
         try:
             assert process.stdout is not None
             url = process.stdout.readline().split()[-1]
+            # Once all is read and told; what was found is counted before.
             eventually(
-                lambda: b"artifactfs_scrub_damaged_total 0.0" not in ask(url, "GET", "/metrics").body, seconds=60
+                lambda: b"artifactfs_scrub_finished_timestamp_seconds 0.0" not in ask(url, "GET", "/metrics").body
             )
+            assert b"artifactfs_scrub_damaged_total 0.0" not in ask(url, "GET", "/metrics").body
             process.send_signal(signal.SIGTERM)
             _, errors = process.communicate(timeout=60)
         finally:

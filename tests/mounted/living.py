@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import Cli, Finished, clear_below, daemons_below, mounts_below
+from tests.conftest import Cli, Finished, clear_below, daemons_below, end_daemon, mounts_below
 
 BINDINGS = ("kernel", "fusepy")
-GONE_SECONDS = 20.0
 TOOL_SECONDS = 100.0
 SMALL_DISK = 12 << 20  # bytes
 
@@ -61,13 +59,7 @@ class Mounted:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to the process of the mount and wait for its end."""
-        (pid,) = daemons_below(self.cli.home)
-        watch = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(watch, number)
-            assert ended(watch), f"process {pid} did not end within {GONE_SECONDS:.0f} s"
-        finally:
-            os.close(watch)
+        end_daemon(self.cli.home, number)
 
     def unmount(self, *options: str) -> Finished:
         return self("unmount", self.root, *options)
@@ -111,13 +103,6 @@ class Mounted:
         return self.root / name / "staging"
 
 
-def ended(watch: int, seconds: float = GONE_SECONDS) -> bool:
-    """Whether the process behind a pidfd ends in time."""
-    poll = select.poll()
-    poll.register(watch, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
-
-
 @contextmanager
 def living(directory: Path, binding: str, *options: str) -> Iterator[Mounted]:
     """A :class:`Mounted` that is not mounted yet; in the end nothing of it is left, and its log holds no error."""
@@ -127,12 +112,6 @@ def living(directory: Path, binding: str, *options: str) -> Iterator[Mounted]:
     try:
         yield mounted
     finally:
-        for pid in daemons_below(directory):
-            with suppress(ProcessLookupError):
-                watch = os.pidfd_open(pid)
-                os.kill(pid, signal.SIGKILL)
-                ended(watch)
-                os.close(watch)
         clear_below(directory)
         left = mounts_below(directory), daemons_below(directory)
     assert left == ([], []), left

@@ -16,8 +16,8 @@ import pytest
 
 from artifactfs.repository import Repository
 from artifactfs.upkeep import verify
-from tests.conftest import daemons_below, eventually, mounts_below
-from tests.mounted.living import Mounted, ended, living, running, succeeds
+from tests.conftest import daemons_below, ended, eventually, mounts_below
+from tests.mounted.living import Mounted, living, running, succeeds
 from tests.mounted.trees import content, sample
 from tests.mounted.writers import KINDS, check, last_of
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.living import Mounted, ended, succeeds
+from tests.conftest import ended
+from tests.mounted.living import Mounted, succeeds
 from tests.mounted.trees import content, sample
 
 
