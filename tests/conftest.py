@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -38,6 +39,8 @@ __all__ = ["empty_database", "postgres", "postgres_registry", "postgres_url"]
 
 TESTS = Path(__file__).parent
 COMMAND_SECONDS = 120
+DYING_SECONDS = 30
+STOPPED_SECONDS = 90  # a server's own bound for requests that are under way is 30
 
 settings.register_profile("artifactfs", deadline=None)
 settings.load_profile("artifactfs")
@@ -116,7 +119,7 @@ class Cli:
         return finished.stderr.removeprefix("artifactfs: ").rstrip("\n")
 
 
-def eventually(condition: Callable[[], object], *, seconds: float = 15.0) -> None:
+def eventually(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
     """Return as soon as the condition holds; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -149,12 +152,18 @@ def daemons_below(directory: Path) -> list[int]:
 
 def clear_below(directory: Path) -> None:
     """Remove every mount below a directory and end their processes, without asking them."""
+    killed = []
     for pid in daemons_below(directory):
         with contextlib.suppress(ProcessLookupError):
+            killed.append(os.pidfd_open(pid))
             os.kill(pid, signal.SIGKILL)
     for point in mounts_below(directory):
         tool = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
         subprocess.run([*tool, point], check=False, capture_output=True)
+    # A signal is sent sooner than it is died of; one whose mount somebody holds may take its time, and is found by whoever looks.
+    for watch in killed:
+        select.select([watch], [], [], DYING_SECONDS)
+        os.close(watch)
 
 
 @pytest.fixture
@@ -195,7 +204,7 @@ def serving_commands(host: Cli, log: Path) -> Iterator[Callable[..., str]]:
         for process in started:
             process.terminate()
             with process:
-                process.wait(30)
+                process.wait(STOPPED_SECONDS)
 
 
 @pytest.fixture
