@@ -29,7 +29,7 @@ SECRET: Final = "secret-of-the-tests"  # noqa: S105 - of a server on this machin
 REGION: Final = "us-east-1"
 BUCKET: Final = "bucket"
 PAGE: Final = 100
-START_SECONDS: Final = 30.0
+START_SECONDS: Final = 60.0
 END_SECONDS: Final = 10.0
 
 
