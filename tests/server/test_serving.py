@@ -221,7 +221,7 @@ def test_other_commands_do_not_import_the_server(cli, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_download_that_is_under_way_is_finished(serve, large, number):
-    server = serve()
+    server = serve("--graceful", 200)
     with closing(slow_line(server.url)) as line, closing(connect(server.url)) as idle:
         idle.request("GET", "/healthz")
         assert idle.getresponse().read()
