@@ -40,6 +40,7 @@ __all__ = ["empty_database", "postgres", "postgres_registry", "postgres_url"]
 TESTS = Path(__file__).parent
 COMMAND_SECONDS = 120
 GONE_SECONDS = 60.0
+STOPPED_SECONDS = 90  # a server's own bound for requests that are under way is 30
 
 settings.register_profile("artifactfs", deadline=None)
 settings.load_profile("artifactfs")
@@ -234,7 +235,7 @@ def serving_commands(host: Cli, log: Path) -> Iterator[Callable[..., str]]:
         for process in started:
             process.terminate()
             with process:
-                process.wait(30)
+                process.wait(STOPPED_SECONDS)
 
 
 @pytest.fixture

@@ -48,16 +48,24 @@ def programs() -> Path:
 
 def free_port() -> int:
     """A port that nobody listens at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    with held_port() as holder:
+        return int(holder.getsockname()[1])
+
+
+def held_port() -> socket.socket:
+    """Has a free port without listening there: nobody else is given it, and who names it (with SO_REUSEADDR) may listen."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder
 
 
 class Server:
     """A running cluster. Its superuser has the name USER, and is let in without a password through the socket."""
 
-    def __init__(self, place: Path, *, settings: dict[str, str] | None = None) -> None:
+    def __init__(self, place: Path, port: int, *, settings: dict[str, str] | None = None) -> None:
         self.place = place
+        self.port = port
         self._owner: dict[str, object] = {}
         self._settings = {**_SETTINGS, **(settings or {})}
         self._names = itertools.count()
@@ -71,7 +79,6 @@ class Server:
         # A language's order of text, not that of code points, so that who relies on it is found out.
         create += ["--locale-provider=icu", "--icu-locale=en", "--locale=C.UTF-8"]
         subprocess.run(create, cwd=place, capture_output=True, check=True, **self._owner)
-        self.port = free_port()  # not before what takes seconds, in which somebody else may take it
         (self.data / "pg_hba.conf").write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
 
     @property
@@ -155,12 +162,13 @@ def running(**settings: str) -> Iterator[Server]:
     # Not pytest's directory: an ordinary user cannot go there, and a socket's path has at most 107 bytes.
     place = Path(tempfile.mkdtemp(prefix="artifactfs-test-pg-", dir="/var/tmp"))
     try:
-        server = Server(place, settings=settings)
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop()
+        with held_port() as holder:  # also while it is stopped
+            server = Server(place, holder.getsockname()[1], settings=settings)
+            try:
+                server.start()
+                yield server
+            finally:
+                server.stop()
     finally:
         shutil.rmtree(place)
 

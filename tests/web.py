@@ -87,6 +87,7 @@ def web_server() -> Iterator[Web]:
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        request_queue_size = 128  # who finds no room waits for a second at least until it knocks again
 
         def handle_error(self, request: object, client_address: object) -> None:
             """A client that was killed is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import secrets
 import signal
 import ssl
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from artifactfs.registry.sql import SQLRegistry
 from artifactfs.remote import wire
 from tests.access.authority import Authority
-from tests.conftest import Cli
+from tests.conftest import STOPPED_SECONDS, Cli, eventually
 from tests.server.conftest import Answer, answer_of
 
 
@@ -61,7 +62,7 @@ class Guarded:
         if process is not None:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(30)
+                process.wait(STOPPED_SECONDS)
             finally:
                 process.kill()
                 assert process.stdout is not None
@@ -69,7 +70,15 @@ class Guarded:
 
     @property
     def log(self) -> str:
+        """What was written so far: all of it once the server has stopped."""
         return self._log.read_text()
+
+    def logged(self) -> str:
+        """The log with all requests that were answered so far: the server writes it behind the answers."""
+        mark = secrets.token_hex(8)
+        self.ask("GET", "/healthz", headers={"X-Request-ID": mark})
+        eventually(lambda: mark in self.log)
+        return self.log
 
     def registry(self) -> SQLRegistry:
         """To be closed."""

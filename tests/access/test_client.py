@@ -29,7 +29,7 @@ def opened(shared: Guarded) -> Iterator[ExitStack]:
 
 def connect(shared: Guarded, opened: ExitStack, **words: object) -> Connection:
     known: dict[str, object] = {"ca_file": shared.authority.file, **words}
-    connection = Connection(shared.url, seconds=5, credentials=Credentials(**known))  # type: ignore[arg-type]
+    connection = Connection(shared.url, credentials=Credentials(**known))  # type: ignore[arg-type]
     opened.callback(connection.close)
     return connection
 
@@ -102,7 +102,7 @@ class Once(Credentials):
 
 
 def test_two_refusals_in_a_row_are_the_last(shared, opened):
-    connection = Connection(shared.url, seconds=5, credentials=Once(ca_file=shared.authority.file))
+    connection = Connection(shared.url, credentials=Once(ca_file=shared.authority.file))
     opened.callback(connection.close)
     with pytest.raises(Access):
         revision(connection)

@@ -71,5 +71,6 @@ def test_the_server_keeps_its_document(guarded: Guarded, tmp_path: Path):
     assert re.search(r"Selected: (\d+)/\1\s+Tested: \1\s", ran.stdout) is not None
     # It is alive, had no fault of its own, and let nobody in.
     assert guarded.ask("GET", "/readyz").status == 200
+    guarded.stop()
     assert '"level":"error"' not in guarded.log
     assert token[13:] not in guarded.log

@@ -131,7 +131,7 @@ def test_damages_of_others_are_told_to_admins_of_all_alone(guarded: Guarded):
 def test_who_speaks_http_to_a_server_with_tls_is_told_so(guarded: Guarded, tmp_path):
     guarded.start()
     cli = guarded.client(tmp_path / "home")
-    message = cli.refuses("--timeout", 1, "--repository", guarded.url.replace("https:", "http:"), "ls")
+    message = cli.refuses("--timeout", 3, "--repository", guarded.url.replace("https:", "http:"), "ls")
     assert "with https:// if the server speaks TLS" in message
 
 
@@ -197,7 +197,7 @@ def test_a_certificate_of_another_name_is_refused_by_clients(guarded: Guarded, t
     guarded.start("--host", ANY)
     cli = guarded.client(tmp_path / "home", token)
     cli.env["ARTIFACTFS_REPOSITORY"] = f"https://127.0.0.2:{guarded.port}"
-    message = cli.refuses("--timeout", 1, "ls")
+    message = cli.refuses("ls")
     assert "its certificate is not valid" in message
     assert "127.0.0.2" in message
 

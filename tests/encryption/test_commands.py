@@ -148,11 +148,16 @@ def test_without_cryptography_everything_else_works(cli, files, tmp_path):
     assert cli.refuses("--project", "sealed", "put", "ward", files).endswith(words)
 
 
-def test_the_key_is_in_no_argument_list_and_no_file_but_its_own(sealed_cli, files, key_file, tmp_path):
-    sealed_cli("put", "ward", files)
-    sealed_cli("mount", sealed_cli.mountpoint)
+def test_the_key_is_in_no_argument_list_and_no_file_but_its_own(cli, files, tmp_path):
+    # A key of its own: tests that run beside this one show the usual one to programs of theirs.
+    key, key_file = sealing.new_key(), tmp_path / "own.key"
+    keys.write_key(key_file, key)
+    cli.env["ARTIFACTFS_KEY_FILE"] = str(key_file)
+    cli("init", "--encrypt")
+    cli("put", "ward", files)
+    cli("mount", cli.mountpoint)
     try:
-        shown = {KEY.hex().encode(), key_file.read_bytes().strip()}
+        shown = {key.hex().encode(), key_file.read_bytes().strip()}
         for process in Path("/proc").iterdir():
             line = b""
             if process.name.isdigit():
@@ -160,9 +165,11 @@ def test_the_key_is_in_no_argument_list_and_no_file_but_its_own(sealed_cli, file
                     line = (process / "cmdline").read_bytes()
             assert not any(text in line for text in shown)
         for path in tmp_path.rglob("*"):
-            if path.is_file() and path != key_file and not path.is_relative_to(sealed_cli.mountpoint):
-                data = path.read_bytes()
-                assert KEY not in data, path
+            if path.is_file() and path != key_file and not path.is_relative_to(cli.mountpoint):
+                data = b""
+                with suppress(FileNotFoundError):  # the mount replaces what it notes
+                    data = path.read_bytes()
+                assert key not in data, path
                 assert not any(text in data for text in shown), path
     finally:
-        sealed_cli("unmount", sealed_cli.mountpoint)
+        cli("unmount", cli.mountpoint)

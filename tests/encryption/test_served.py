@@ -29,7 +29,7 @@ from artifactfs.remote.registry import RemoteRegistry
 from artifactfs.repository import Repository
 from artifactfs.upkeep import verify
 from tests.conformance.store import put as put_object
-from tests.conftest import Cli
+from tests.conftest import STOPPED_SECONDS, Cli
 from tests.encryption.conftest import KEY, LARGE, NAME, NOISE, TEXT, credentials, found_below
 from tests.transfer.sides import contents, put
 
@@ -62,7 +62,7 @@ class Server:
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(30)
+            self.process.wait(STOPPED_SECONDS)
         finally:
             self.process.kill()
             assert self.process.stdout is not None
@@ -139,6 +139,7 @@ def test_what_a_client_spools_is_sealed(server, tmp_path):
 def test_putting_asks_nothing_more_than_without_encryption(server, files, tmp_path):
     with server.client(tmp_path / "cache") as client:
         put(client, files)
+    server.stop()  # its log is complete then
     lines = [msgspec.json.decode(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
     asked = [str(line.get("path", line)) for line in lines]
     assert asked
@@ -222,7 +223,7 @@ def test_a_server_takes_up_a_new_key_from_the_same_file(server, files, tmp_path)
     with server.client(tmp_path / "two") as client, pytest.raises(Access, match=expected):
         put(client, server.key_file.parent, "other")
     new.replace(server.key_file)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         with server.client(tmp_path / "three") as client:
             try:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
+import secrets
 import signal
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,17 @@ class Server:
         """Requests that were answered so far, but for the long polls: method and path below the project."""
         lines: list[dict[str, Any]] = [json.loads(line) for line in self._log.read_text().splitlines()]
         asked = [f"{line['method']} {line['path'].rpartition('default/')[2]}" for line in lines if "path" in line]
-        return Counter(each for each in asked if each != "GET revision")
+        return Counter(each for each in asked if each not in {"GET revision", "GET /healthz"})
+
+    def wait_for_log(self) -> None:
+        """Return once the log has all requests that were answered so far: a thread of the server writes it behind the answers."""
+        if self._process is None:
+            return
+        mark = secrets.token_hex(8)
+        with closing(http.client.HTTPConnection("127.0.0.1", int(self._port), timeout=60)) as connection:
+            connection.request("GET", "/healthz", headers={"X-Request-ID": mark})
+            connection.getresponse().read()
+        eventually(lambda: mark in self._log.read_text())
 
     def requests_of(self, action: Callable[[], object]) -> Counter[str]:
         """What an action asks the server."""
@@ -68,10 +80,12 @@ class Server:
         return self._settled() - before
 
     def _settled(self) -> Counter[str]:
-        """The requests so far, once the log has them all: a thread of the server writes it behind the answers."""
+        """The requests so far, once no more come of what was asked for."""
+        self.wait_for_log()
         seen = self.requests()
         while True:
             time.sleep(0.3)
+            self.wait_for_log()
             now = self.requests()
             if now == seen:
                 return now

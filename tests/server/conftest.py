@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import secrets
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ from artifactfs.server.app import create_app
 from artifactfs.server.log import Log
 from artifactfs.server.service import Service
 from artifactfs.server.serving import Serving, listen, url_of
-from tests.conftest import TESTS
+from tests.conftest import TESTS, eventually
 
 PROJECT = "/v1/projects/default"
 
@@ -98,6 +99,7 @@ class Served:
     app: Any
     serving: Serving
     thread: threading.Thread
+    writer: Log
     lines: list[str] = field(default_factory=list)
 
     @property
@@ -121,12 +123,21 @@ class Served:
 
     @property
     def log(self) -> list[dict[str, Any]]:
+        """What was written so far: all of it once the server has stopped."""
         return [msgspec.json.decode(line) for line in self.lines]
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The log with all requests that were answered so far: a thread writes it, behind the answers."""
+        mark = secrets.token_hex(8)
+        self.ask("GET", "/healthz", headers={"X-Request-ID": mark})
+        eventually(lambda: any(mark in line for line in self.lines))
+        return self.log
 
     def stop(self) -> None:
         self.serving.stop()
-        self.thread.join(30)
+        self.thread.join(60)
         assert not self.thread.is_alive()
+        self.writer.close()
 
 
 @contextmanager
@@ -141,14 +152,13 @@ def serving(place: Path, *, graceful: int = 5, stores: Stores | None = None, **o
     server = Serving(app, listener, graceful=graceful)
     ready = threading.Event()
     thread = threading.Thread(target=server.run, args=(ready.set,))
-    served = Served(url_of(listener), registry, stores, app.state.service, app, server, thread, lines)
+    served = Served(url_of(listener), registry, stores, app.state.service, app, server, thread, log, lines)
     thread.start()
     try:
         assert ready.wait(30)
         yield served
     finally:
         served.stop()
-        log.close()
         registry.close()
         stores.close()
 

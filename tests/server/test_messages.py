@@ -25,6 +25,7 @@ from artifactfs.model.records import ArtifactRecord, CommitResult, VersionRecord
 from artifactfs.remote import wire
 from tests.conformance.packs import chunk, packed
 from tests.conformance.registry import NAME, digest, request
+from tests.conftest import eventually
 from tests.server.conftest import PROJECT, answer_of, connect
 
 MEDIA = [wire.JSON, wire.MSGPACK]
@@ -258,6 +259,8 @@ def test_a_client_that_goes_away_while_it_sends_leaves_nothing(served):
     with closing(socket.create_connection((urlsplit(served.url).hostname, urlsplit(served.url).port))) as line:
         head = f"PUT {PROJECT}/objects/packs/00/{pack.digest}.pack HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
         line.sendall(head.encode() + data[:-1])
+        # It has come as far as the server's file: a server that stops before takes no connection any more.
+        eventually(lambda: list(served.store.root.glob("tmp/*")))
     served.stop()
     assert list(served.store.list()) == []
     assert list((served.store.root / "tmp").iterdir()) == []

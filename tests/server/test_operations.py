@@ -248,10 +248,22 @@ def test_work_is_done_by_a_bounded_number_of_threads_in_order():
 def test_nobody_waits_for_a_thread_for_ever():
 
     held = threading.Event()
-    threading.Timer(0.5, held.set).start()
-    found = run_in(Threads("reading", 1, seconds=0.05), [held.wait, lambda: 1, lambda: 2])
-    assert found[0] is True
-    assert [str(error) for error in found[1:]] == [
+    threads = Threads("reading", 1, seconds=0.05)
+
+    async def main() -> tuple[object, list[object]]:
+        holding = asyncio.create_task(threads.run(lambda: held.wait(60)))
+        await asyncio.sleep(0)  # it has the thread
+        found = await asyncio.gather(threads.run(lambda: 1), threads.run(lambda: 2), return_exceptions=True)
+        held.set()
+        return await holding, found
+
+    try:
+        first, found = asyncio.run(main())
+    finally:
+        held.set()
+        threads.close()
+    assert first is True
+    assert [str(error) for error in found] == [
         "the server is busy: no thread for reading became free within 0.05 s; repeat later"
     ] * 2
-    assert all(isinstance(error, Unavailable) for error in found[1:])
+    assert all(isinstance(error, Unavailable) for error in found)

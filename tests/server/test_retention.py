@@ -34,7 +34,7 @@ def put(repository: Repository, place: Path, size: int) -> str:
 def test_nothing_is_sent_of_what_is_beyond_the_quota(served, client, tmp_path):
     assert put(client, tmp_path, 10_000) == f"{NAME}:v0"
     client.registry.retention.set_quota(stored=50_000, logical=None)
-    sent = len(served.log)
+    sent = len(served.logged())
     with pytest.raises(
         NoSpace, match=r"its quota is 50,000 bytes stored, [\d,]+ are used, and this takes at least [\d,]+ more"
     ):
@@ -42,7 +42,7 @@ def test_nothing_is_sent_of_what_is_beyond_the_quota(served, client, tmp_path):
     client.registry.retention.set_quota(stored=None, logical=50_000)
     with pytest.raises(NoSpace, match=r"50,000 bytes in its versions, 10,000 are used, and this takes 60,000 more"):
         put(client, tmp_path, 60_000)
-    asked = [(line["method"], line["path"]) for line in served.log[sent:] if "method" in line]
+    asked = [(line["method"], line["path"]) for line in served.logged()[sent:] if "method" in line]
     assert not [path for method, path in asked if method == "PUT" and "/objects/" in path]
     assert not [path for _, path in asked if path.endswith(("/packs", "/commits"))]
     assert put(client, tmp_path, 20_000) == f"{NAME}:v1"

@@ -20,6 +20,7 @@ from artifactfs.remote import wire
 from tests.conformance.packs import chunk
 from tests.conformance.store import put
 from tests.conftest import Cli, eventually
+from tests.postgres import held_port
 from tests.server.conftest import PROJECT, ask, connect
 
 LARGE = 64 << 20  # bytes: more than all buffers between server and client
@@ -220,7 +221,7 @@ def test_other_commands_do_not_import_the_server(cli, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_download_that_is_under_way_is_finished(serve, large, number):
-    server = serve()
+    server = serve("--graceful", 200)
     with closing(slow_line(server.url)) as line, closing(connect(server.url)) as idle:
         idle.request("GET", "/healthz")
         assert idle.getresponse().read()
@@ -285,14 +286,15 @@ def test_more_followers_than_the_usual_limit_of_descriptors(cli, serve):
 
 
 def test_it_may_be_started_again_at_once_at_the_same_port(cli, serve):
-    server = serve()
-    port = urlsplit(server.url).port
-    with closing(connect(server.url)) as connection:
-        connection.request("GET", "/v1")
-        assert wire.decode(connection.getresponse().read(), wire.Hello, wire.JSON).protocol == wire.PROTOCOL
-        server.end()
-    again = Server(cli.start("serve", "--port", port))
-    try:
-        assert again.url == server.url
-    finally:
-        again.end()
+    with held_port() as holder:
+        port = holder.getsockname()[1]
+        server = serve("--port", port)
+        with closing(connect(server.url)) as connection:
+            connection.request("GET", "/v1")
+            assert wire.decode(connection.getresponse().read(), wire.Hello, wire.JSON).protocol == wire.PROTOCOL
+            server.end()
+        again = Server(cli.start("serve", "--port", port))
+        try:
+            assert again.url == server.url == f"http://127.0.0.1:{port}"
+        finally:
+            again.end()
