@@ -17,7 +17,7 @@ from tests.mounted.living import Mounted, followed, living, succeeds
 from tests.mounted.served import Server, online, serving
 from tests.mounted.trees import content, sample
 
-TIMEOUT = "3"
+TIMEOUT = "10"  # a file that is not here is waited for as long when the server has gone
 MANY = 100
 
 
