@@ -106,8 +106,9 @@ class Mounted:
         return counts[-1] - before - of_looks
 
     def _told(self) -> Counter[str]:
-        """Requests so far, but for those that the kernel sends whenever it likes."""
-        return Counter({name: count for name, count in self.requests().items() if "forget" not in name})
+        """Requests so far, but for those that the kernel sends whenever it likes, and what `artifactfs status` asks all mounts."""
+        others = {"forget", "batch_forget", "statfs"}
+        return Counter({name: count for name, count in self.requests().items() if name not in others})
 
     def log(self) -> str:
         logs = (self.cli.home / ".local/state/artifactfs/mounts").glob("*/daemon.log")
