@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import os
 import pwd
-import random
 import shutil
 import signal
 import socket
@@ -48,12 +47,17 @@ def programs() -> Path:
 
 
 def free_port() -> int:
-    """A port that nobody listens at, and below those that Linux gives to who asks for any: nobody is given it before it is used."""
-    while True:
-        port = random.SystemRandom().randrange(10_000, 32_768)
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port
+    """A port that nobody listens at."""
+    with held_port() as holder:
+        return int(holder.getsockname()[1])
+
+
+def held_port() -> socket.socket:
+    """Has a free port without listening there: nobody else is given it, and who names it (with SO_REUSEADDR) may listen."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder
 
 
 class Server:

@@ -126,12 +126,6 @@ class Mounted:
         return self.root / name / "staging"
 
 
-def held_open(requests: Counter[str]) -> int:
-    """Files and directories that a mount's process has open for somebody, by the requests that it was sent."""
-    opened = sum(requests[name] for name in ("open", "opendir", "create"))
-    return opened - requests["release"] - requests["releasedir"]
-
-
 def ended(watch: int, seconds: float = GONE_SECONDS) -> bool:
     """Whether the process behind a pidfd ends in time."""
     poll = select.poll()
@@ -217,6 +211,12 @@ def succeeds(script: str, cwd: Path, **env: str) -> str:
     done = shell(script, cwd, **env)
     assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def held_open(requests: Counter[str]) -> int:
+    """Files and directories that a mount's process has open for somebody, by the requests that it was sent."""
+    opened = sum(requests[name] for name in ("open", "opendir", "create"))
+    return opened - requests["release"] - requests["releasedir"]
 
 
 def followed(path: Path, text: str) -> bool:

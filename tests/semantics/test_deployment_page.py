@@ -105,7 +105,8 @@ class Machine:
         self.home = home
         self.root = home / "machine"
         self._database = database
-        self._ports = {name: str(postgres.free_port()) for name in ("443", "7420", "7421")}
+        self._holders = {name: postgres.held_port() for name in ("443", "7420", "7421")}
+        self._ports = {name: str(holder.getsockname()[1]) for name, holder in self._holders.items()}
         self._endpoint = bucket.endpoint
         for name in ("bin", "tmp", "srv/artifactfs", "etc/artifactfs", "etc/ssl/certs", "etc/ssl/private"):
             (self.root / name).mkdir(parents=True)
@@ -150,10 +151,12 @@ class Machine:
         return "".join(f"{path.name}:\n{path.read_text()[-3000:]}\n" for path in sorted(self.root.glob("*.log")))
 
     def end(self) -> None:
-        """End what was started here and is left."""
+        """End what was started here and is left, and give its ports back."""
         for path in self.root.glob("*.pid"):
             with suppress(ProcessLookupError, ValueError):
                 os.kill(int(path.read_text()), signal.SIGKILL)
+        for holder in self._holders.values():
+            holder.close()
 
 
 @pytest.fixture

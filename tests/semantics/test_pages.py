@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import artifactfs
-from tests.postgres import free_port
+from tests.postgres import held_port
 from tests.references.store import storing
 from tests.semantics.printed import SHOWN_PORT, check, console_blocks
 
@@ -67,7 +67,8 @@ def test_the_page_on_references_can_be_followed(home: Path):
 
 
 def test_the_page_on_access_can_be_followed(home: Path):
-    follow("access.md", home, port=free_port())
+    with held_port() as holder:
+        follow("access.md", home, port=holder.getsockname()[1])
 
 
 def test_the_page_on_python_has_everything_that_is_exported():
