@@ -51,7 +51,7 @@ def logged(tmp_path: Path) -> Logged:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Logged]:
     with serving(tmp_path / "server") as server:
-        options = {"repository": server.url, "cache_dir": str(tmp_path / "cache"), "timeout": "5"}
+        options = {"repository": server.url, "cache_dir": str(tmp_path / "cache")}
         yield Logged(server.repository, options, server)
 
 

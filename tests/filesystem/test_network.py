@@ -65,7 +65,7 @@ def test_random_reads_fetch_what_is_near_alone(served, large):
 
 
 def test_without_the_server(served, large):
-    fs = served.fs()
+    fs = served.fs(timeout="10")
     assert fs.cat_file("data:latest/small") == b"small"
     served.server.stop()
     # What was read can be read again, by new processes too; all else fails with a reason.

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 from artifactfs.errors import Access, Conflict, InvalidInput, NotFound, Unavailable
 from artifactfs.mount import attach
 from artifactfs.mount.attach import MountOptions
+from tests.conftest import eventually
 from tests.mount.conftest import mounted_at
 
 NOBODY = 65534
@@ -249,5 +251,6 @@ def test_bounded_waits_no_longer_than_it_should():
     read, write = os.pipe()
     assert not attach.bounded(0.01, lambda: os.read(read, 1))
     os.write(write, b"x")
+    eventually(lambda: not any(thread.name == "fuse-bounded" for thread in threading.enumerate()))
     os.close(read)
     os.close(write)

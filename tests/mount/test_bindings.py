@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import eventually
+
 AT_FDCWD = -100
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 libc = ctypes.CDLL(None, use_errno=True)
@@ -224,10 +226,8 @@ def test_an_unlinked_file_goes_on_while_it_is_open(memory, mnt):
     assert (mnt / "file").read_bytes() == b"another"
     (mnt / "file").unlink()
     assert os.listdir(mnt) == []
-    for _ in range(1000):  # the kernel releases behind close(2)
-        if memory.call("handles") == 0:
-            break
-    assert memory.call("inodes") == before
+    eventually(lambda: memory.call("inodes") == before)  # the kernel releases behind close(2)
+    assert memory.call("handles") == 0
 
 
 def test_temporary_files(mnt):

@@ -41,7 +41,7 @@ class Works:
 
     def slow(self, fields, note):
         self.started.set()
-        assert self.release.wait(30)
+        assert self.release.wait(60)
         return {"done": True}
 
     def chatter(self, fields, note):
@@ -161,13 +161,13 @@ def test_an_older_server_does_not_remove_the_socket_of_a_newer_one(tmp_path, wor
 def test_work_that_takes_long_is_heard_of(workspace, works, monkeypatch):
     monkeypatch.setattr(control, "_BEAT_SECONDS", 0.02)
     answers: list[dict] = []
-    thread = threading.Thread(target=lambda: answers.append(request(workspace, "slow", silence=10)))
+    thread = threading.Thread(target=lambda: answers.append(request(workspace, "slow", silence=60)))
     thread.start()
-    assert works.started.wait(10)
+    assert works.started.wait(60)
     # Others are served meanwhile.
     assert request(workspace, "echo")["fields"]["op"] == "echo"
     works.release.set()
-    thread.join(10)
+    thread.join(60)
     assert answers == [{"done": True}]
 
 
@@ -194,14 +194,14 @@ def test_an_end_without_an_answer_is_said(tmp_path):
         thread.start()
         with pytest.raises(Unavailable, match="ended during the request"):
             request(tmp_path, "echo")
-        thread.join(10)
+        thread.join(60)
 
 
 def test_work_stops_when_its_client_has_gone(workspace, works):
     with control._connect(workspace) as connection:
         connection.sendall(b'{"artifactfs": 1, "op": "chatter"}\n')
-        assert works.noted.wait(10)
-    assert works.release.wait(30)
+        assert works.noted.wait(60)
+    assert works.release.wait(60)
     assert works.stopped == ["the command that asked for this has ended"]
 
 

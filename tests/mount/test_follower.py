@@ -21,29 +21,41 @@ class Registry:
         self.revision = 7
         self.failures: list[Exception] = []
         self.questions: list[tuple[int, float]] = []
-        self.moved = threading.Event()
+        self.lock = threading.Condition()  # taken from the question to its answer, but while it waits
         self.closed = False
 
     def changed(self, after: int, *, seconds: float) -> int:
-        self.questions.append((after, seconds))
-        if self.failures:
-            self.online = False
-            raise self.failures.pop(0)
-        self.online = True
-        if seconds and self.revision == after:
-            self.moved.wait(60)
-            self.moved.clear()
-        if self.closed:
-            raise Unavailable("closed")
-        return self.revision
+        with self.lock:
+            self.questions.append((after, seconds))
+            if self.failures:
+                self.online = False
+                raise self.failures.pop(0)
+            self.online = True
+            if seconds and self.revision == after and not self.closed:
+                self.lock.wait(60)
+            if self.closed:
+                raise Unavailable("closed")
+            return self.revision
+
+    def waits(self, count: int) -> bool:
+        """Whether so many questions were asked, and the last one waits."""
+        with self.lock:
+            return len(self.questions) == count and self.questions[-1][1] > 0
+
+    def answer(self) -> None:
+        """The question's time is up."""
+        with self.lock:
+            self.lock.notify_all()
 
     def move(self) -> None:
-        self.revision += 1
-        self.moved.set()
+        with self.lock:
+            self.revision += 1
+            self.lock.notify_all()
 
     def close(self) -> None:
-        self.closed = True
-        self.moved.set()
+        with self.lock:
+            self.closed = True
+            self.lock.notify_all()
 
 
 @pytest.fixture
@@ -74,15 +86,16 @@ def impatient(monkeypatch):
 
 def test_one_question_waits_and_each_change_is_one_refresh(registry, follower, refreshed):
     follower.start()
-    eventually(lambda: len(registry.questions) == 2)
+    eventually(lambda: registry.waits(2))
     assert registry.questions == [(0, 0.0), (7, following.POLL_SECONDS)]
     assert refreshed == [(7, False)]
-    registry.moved.set()  # time is up and nothing has changed
-    eventually(lambda: len(registry.questions) == 3)
+    registry.answer()  # nothing has changed
+    eventually(lambda: registry.waits(3))
     assert refreshed == [(7, False)]
-    for revision in (8, 9):
+    for count, revision in ((4, 8), (5, 9)):
         registry.move()
-        eventually(lambda revision=revision: registry.questions[-1] == (revision, following.POLL_SECONDS))
+        eventually(lambda count=count: registry.waits(count))
+        assert registry.questions[-1] == (revision, following.POLL_SECONDS)
     assert refreshed == [(7, False), (8, False), (9, False)]
     assert len(registry.questions) == 5
     assert follower.outage() is None
@@ -93,11 +106,12 @@ def test_out_of_reach_it_tries_again_and_refreshes_at_the_return(registry, follo
     registry.failures = [Unavailable("cannot reach it")] * 5
     follower.start()
     eventually(lambda: refreshed == [(7, True)])
-    eventually(lambda: len(registry.questions) == 7)
+    eventually(lambda: registry.waits(7))
     assert [seconds for _, seconds in registry.questions] == [0.0] * 6 + [following.POLL_SECONDS]
     registry.failures = [Unavailable("cannot reach it")]
-    registry.moved.set()
+    registry.answer()
     eventually(lambda: refreshed == [(7, True), (7, True)])  # what was read meanwhile was read from memory
+    eventually(lambda: registry.questions[-1][1] > 0)  # what is said of the return is said after the refresh
     assert caplog.text.count("cannot reach it") == 2
     assert caplog.text.count("answers again") == 2
     assert "Traceback" not in caplog.text
@@ -112,8 +126,10 @@ def test_an_outage_has_a_beginning_and_a_reason(registry, follower):
     count = len(registry.questions)
     eventually(lambda: len(registry.questions) > count + 3)
     assert follower.outage() == following.Outage(since, "then")
-    registry.failures.clear()
-    eventually(lambda: follower.outage() is None)
+    with registry.lock:
+        registry.failures.clear()
+    eventually(lambda: registry.waits(len(registry.questions)))
+    assert follower.outage() is None
     registry.online = False
     assert follower.outage().reason == "the last request failed"
     assert follower.outage().since > since

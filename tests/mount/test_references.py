@@ -33,7 +33,7 @@ def web() -> Iterator[Web]:
 @pytest.fixture
 def repository(tmp_path: Path) -> Iterator[Repository]:
     settings = CacheSettings(tmp_path / "cache")
-    with Repository.create(str(tmp_path / "repository"), cache=settings, seconds=3) as opened:
+    with Repository.create(str(tmp_path / "repository"), cache=settings) as opened:
         yield opened
 
 

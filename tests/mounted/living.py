@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import Cli, Finished, clear_below, daemons_below, end_daemon, mounts_below
+from tests.conftest import Cli, Finished, clear_below, daemons_below, end_daemon, eventually, mounts_below
 
 BINDINGS = ("kernel", "fusepy")
 TOOL_SECONDS = 100.0
@@ -76,16 +77,30 @@ class Mounted:
         return Counter(self.status()["counts"]["requests"])
 
     def requests_of(self, action: Callable[[], object]) -> Counter[str]:
-        """The requests that an action makes, without those by which they are read."""
-        self.requests()
-        first = self.requests()
-        second = self.requests()
+        """The requests that an action makes, without those by which they are read. It must close what it opens.
+
+        The kernel tells of a close(2) behind it, and a thread of the mount may have a request in hand that it has not counted. So the
+        requests are looked at until a look adds what looks add and nothing else, and everything that was opened has been released.
+        """
+        counts = [self._told() for _ in range(3)]
+        while counts[-1] - counts[-2] != counts[-2] - counts[-3]:
+            counts.append(self._told())
+        before, look = counts[-1], counts[-1] - counts[-2]
         action()
-        third = self.requests()
-        for each in (first, second, third):
-            for name in ("forget", "batch_forget"):
-                each.pop(name, None)
-        return (third - second) - (second - first)
+        counts = [before]
+
+        def settled() -> bool:
+            counts.append(self._told())
+            return counts[-1] - counts[-2] == look and held_open(counts[-1]) <= held_open(before)
+
+        eventually(settled)
+        of_looks = Counter({name: count * (len(counts) - 1) for name, count in look.items()})
+        return counts[-1] - before - of_looks
+
+    def _told(self) -> Counter[str]:
+        """Requests so far, but for those that the kernel sends whenever it likes, and what `artifactfs status` asks all mounts."""
+        others = {"forget", "batch_forget", "statfs"}
+        return Counter({name: count for name, count in self.requests().items() if name not in others})
 
     def log(self) -> str:
         logs = (self.cli.home / ".local/state/artifactfs/mounts").glob("*/daemon.log")
@@ -175,6 +190,22 @@ def succeeds(script: str, cwd: Path, **env: str) -> str:
     done = shell(script, cwd, **env)
     assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def held_open(requests: Counter[str]) -> int:
+    """Files and directories that a mount's process has open for somebody, by the requests that it was sent."""
+    opened = sum(requests[name] for name in ("open", "opendir", "create"))
+    return opened - requests["release"] - requests["releasedir"]
+
+
+def followed(path: Path, text: str) -> bool:
+    """Whether clean staging has followed `latest` to a file with this text. What was open while it did is stale."""
+    try:
+        return path.read_text() == text
+    except OSError as error:
+        if error.errno not in {errno.ESTALE, errno.ENOENT}:
+            raise
+        return False
 
 
 @contextmanager

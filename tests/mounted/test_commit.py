@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import eventually
-from tests.mounted.living import Mounted, running, succeeds
+from tests.mounted.living import Mounted, followed, running, succeeds
 from tests.mounted.trees import content, sample, snapshot
 
 
@@ -141,7 +141,7 @@ def test_clean_staging_follows_latest_and_a_changed_one_keeps_its_base(mounted, 
     assert (staging / "run").read_text() == "#!/bin/sh\necho ran\n"
     (source / "run").write_text("second")
     mounted.put("data", source)
-    eventually(lambda: (staging / "run").read_text() == "second")
+    eventually(lambda: followed(staging / "run", "second"))
     assert mounted("diff", "data").stdout == ""
     (staging / "mine").write_text("mine")
     (source / "run").write_text("third")
@@ -367,7 +367,8 @@ def test_nothing_written_during_commits_is_lost(mounted, data):
     """Promise 4: each acknowledged record is in the version that was made meanwhile, or still in staging."""
     staging = data / "staging"
     stop = threading.Event()
-    acknowledged: dict[str, list[int]] = {f"log{number}": [] for number in range(3)}
+    logs = ("log0", "log1", "log2")
+    acknowledged: dict[str, list[int]] = {name: [] for name in (*logs, "replaced")}
 
     def append(name: str) -> None:
         number = 0
@@ -383,15 +384,16 @@ def test_nothing_written_during_commits_is_lost(mounted, data):
         while not stop.is_set():
             (staging / "replaced.tmp").write_bytes(b"%08d\n" % number * 1000)
             (staging / "replaced.tmp").replace(staging / "replaced")
-            acknowledged.setdefault("replaced", []).append(number)
+            acknowledged["replaced"].append(number)
             number += 1
 
-    threads = [threading.Thread(target=append, args=(name,)) for name in acknowledged]
+    threads = [threading.Thread(target=append, args=(name,)) for name in logs]
     threads.append(threading.Thread(target=replace))
     for thread in threads:
         thread.start()
     made: list[tuple[dict[str, int], dict[str, int], int]] = []
     try:
+        eventually(lambda: all(acknowledged.values()))
         for _ in range(6):
             before = {name: len(records) for name, records in acknowledged.items()}
             version = int(mounted.commit("data", "--allow-open").partition(":v")[2])
@@ -403,16 +405,16 @@ def test_nothing_written_during_commits_is_lost(mounted, data):
             thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     for before, after, version in made:
-        for name in ("log0", "log1", "log2"):
+        for name in logs:
             records = (data / f"v{version}" / name).read_bytes()
             count = len(records) // 9
             assert records == b"".join(b"%08d\n" % number for number in range(count)), (version, name)
             # Everything acknowledged before the command, and at most one record that was being written at its end.
-            assert before.get(name, 0) <= count <= after[name] + 1, (version, name)
+            assert before[name] <= count <= after[name] + 1, (version, name)
         replaced = (data / f"v{version}/replaced").read_bytes()
         assert len(replaced) == 9000
         assert replaced == replaced[:9] * 1000
-        assert before.get("replaced", 0) - 1 <= int(replaced[:8]) <= after["replaced"]
+        assert before["replaced"] - 1 <= int(replaced[:8]) <= after["replaced"]
     assert len({version for _, _, version in made}) == len(made)
     for name, records in acknowledged.items():
         if name != "replaced":
@@ -435,5 +437,5 @@ def test_a_second_mount_of_the_same_repository(mounted, data, tmp_path):
     mounted("rebase", second / "data/staging")
     assert mounted("commit", cwd=second / "data/staging").stdout == "data:v2\n"
     assert sorted(set(os.listdir(data / "v2")) - set(os.listdir(data / "v0"))) == ["first", "other"]
-    eventually((data / "staging/other").exists)
+    eventually(lambda: followed(data / "staging/other", "other"))
     mounted("unmount", second)

@@ -45,7 +45,7 @@ def test_a_kill_while_programs_write_loses_nothing_acknowledged(mounted, tmp_pat
         finally:
             for writer in writers:
                 writer.kill()
-                writer.wait(20)
+                writer.wait(60)
         assert ends == [3] * len(writers)
         done = mounted.remount()
         assert "cleared a dead mount" in done.stderr
@@ -154,7 +154,7 @@ def test_a_killed_put_or_commit_command_leaves_the_mount_alone(mounted, tmp_path
         commit.kill()
         commit.communicate(timeout=60)
         succeeds("echo still > here; cat here", staging)
-    eventually(lambda: mounted.run("commit", "data").status == 0, seconds=30)
+    eventually(lambda: mounted.run("commit", "data").status == 0, seconds=60)
     assert content((mounted.root / "data/latest").resolve()) == content(staging)
     assert mounted("diff", "data").stdout == ""
 
@@ -193,7 +193,7 @@ time.sleep(600)
         assert mounts_below(tmp_path) == []
         user.stdout.close()
         user.kill()
-        assert user.wait(20) == -signal.SIGKILL
+        assert user.wait(60) == -signal.SIGKILL
     mounted.remount()
     images = mounted.root / "data/staging/images"
     assert (images / "log").read_text() == "written"
@@ -229,7 +229,7 @@ def test_who_waits_in_a_dead_mount_gets_an_error_and_can_be_killed(mounted, tmp_
         time.sleep(0.3)
         assert alone.poll() is None
         alone.kill()
-        assert alone.wait(20) == -signal.SIGKILL
+        assert alone.wait(60) == -signal.SIGKILL
     scripts = ("cat data/v0/large.bin", "echo x > data/staging/new", "ls -l data/staging", "find . -ls")
     with ExitStack() as stack:
         callers = [
@@ -239,7 +239,7 @@ def test_who_waits_in_a_dead_mount_gets_an_error_and_can_be_killed(mounted, tmp_
         time.sleep(0.3)
         assert [caller.poll() for caller in callers] == [None] * len(callers)
         mounted.kill()
-        assert all(caller.wait(20) for caller in callers)
+        assert all(caller.wait(60) for caller in callers)
     with pytest.raises(OSError, match="not connected") as caught:
         os.listdir(mounted.root)
     assert caught.value.errno == errno.ENOTCONN
@@ -275,10 +275,9 @@ def test_mounting_twenty_times_leaves_nothing(tmp_path):
         mounted.unmount()
         mounted.remount()
         assert (mounted.root / "data/staging/turn").read_text() == "19"
-        # What a mount holds does not depend on how many there were before it. (A slow request has its thread replaced.)
-        descriptors, threads = resources(mounted)
-        assert descriptors <= before[0] + 4
-        assert threads <= before[1] + 4
+        # What a mount holds does not depend on how many there were before it. (A slow request has its thread replaced, by several
+        # when all are slow, which end after a request each.)
+        eventually(lambda: all(now <= then + 4 for now, then in zip(resources(mounted), before, strict=True)))
         mounted.unmount()
         mounted.mount()
         assert len(mounts_below(tmp_path)) == len(daemons_below(tmp_path)) == 1
@@ -309,8 +308,11 @@ def test_a_mount_leaks_nothing_by_what_is_done_in_it(mounted, tmp_path):
         mounted.run("discard", "data")
         return resources(mounted)[0]
 
-    counts = [turn() for _ in range(6)]
-    assert counts[-1] <= max(counts[:2]) + 2, counts
+    first = max(turn() for _ in range(2))
+    for _ in range(4):
+        turn()
+    # What programs closed last is closed here some time after that.
+    eventually(lambda: resources(mounted)[0] <= first + 2)
 
 
 def test_a_second_process_cannot_take_the_workspace(mounted):

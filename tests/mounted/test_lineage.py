@@ -255,7 +255,7 @@ def test_a_mount_of_another_project_has_no_part_in_it(unmounted: Mounted, tmp_pa
 
 def test_on_a_server_too_and_inputs_wait_while_it_is_gone(tmp_path: Path, binding: str):
     with serving(tmp_path / "server") as server, living(tmp_path / "client", binding) as client:
-        client.cli.env |= {"ARTIFACTFS_REPOSITORY": server.url, "ARTIFACTFS_TIMEOUT": "2"}
+        client.cli.env |= {"ARTIFACTFS_REPOSITORY": server.url, "ARTIFACTFS_TIMEOUT": "10"}
         for name in ("one", "two"):
             (tmp_path / name).write_text(name)
             client.put(name, tmp_path / name)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import eventually
-from tests.mounted.living import Mounted, living
+from tests.mounted.living import Mounted, held_open, living
 
 SIZE = 70 << 20  # more than a pack
 # Linux 6.9 has passthrough; before it the same reads come from the page cache, or from the daemon once that was dropped.
@@ -63,15 +63,9 @@ def bring_to_memory(mounted: Mounted) -> None:
         pack.read_bytes()
 
 
-def held_open(mounted: Mounted) -> int:
-    """Files that the mount's process has open for somebody."""
-    requests = mounted.requests()
-    return requests["open"] - requests["release"]
-
-
 def wait_for_releases(mounted: Mounted, before: int) -> None:
     """The kernel says that a file was closed some time after that; until then an open has the mode of the one before it."""
-    eventually(lambda: held_open(mounted) <= before)
+    eventually(lambda: held_open(mounted.requests()) <= before)
 
 
 def test_a_large_file_in_memory_is_verified_at_its_first_open(mounted: Mounted, source: Path) -> None:
@@ -101,7 +95,7 @@ def test_a_damaged_file_in_memory_is_not_read_by_the_kernel(mounted: Mounted, so
 def test_a_verified_large_file_is_read_by_the_kernel(mounted: Mounted, source: Path) -> None:
     path, expected = mounted.root / "data/v0/large", (source / "large").read_bytes()
     leave_memory(mounted)
-    before = held_open(mounted)
+    before = held_open(mounted.requests())
     assert path.read_bytes() == expected  # verifies every chunk
     wait_for_releases(mounted, before)
     requests = mounted.requests_of(lambda: read_without_pages(path))
@@ -134,7 +128,7 @@ def test_opens_of_both_modes_never_meet(mounted: Mounted, source: Path) -> None:
     """An open in the other mode than the one before it would fail with EIO."""
     path, expected = mounted.root / "data/v0/large", (source / "large").read_bytes()
     leave_memory(mounted)
-    before = held_open(mounted)
+    before = held_open(mounted.requests())
     with path.open("rb") as cached:
         assert cached.read() == expected
         # Verified by now, but one cached open is there: these are cached too.

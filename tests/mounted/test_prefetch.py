@@ -19,7 +19,6 @@ from tests.web import web_server
 
 FILES = 300
 SIZE = 64 << 10
-TIMEOUT = "5"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def client(tmp_path: Path, binding: str, server: Server) -> Iterator[Mounted]:
     with living(tmp_path / "client", binding) as made:
-        made.cli.env |= {"ARTIFACTFS_REPOSITORY": server.url, "ARTIFACTFS_TIMEOUT": TIMEOUT}
+        made.cli.env["ARTIFACTFS_REPOSITORY"] = server.url
         yield made
 
 

@@ -13,11 +13,11 @@ import pytest
 from artifactfs.draft import Draft
 from artifactfs.repository import Repository
 from tests.conftest import Cli, daemons_below, eventually
-from tests.mounted.living import Mounted, living, succeeds
+from tests.mounted.living import Mounted, followed, living, succeeds
 from tests.mounted.served import Server, online, serving
 from tests.mounted.trees import content, sample
 
-TIMEOUT = "3"
+TIMEOUT = "10"  # a file that is not here is waited for as long when the server has gone
 MANY = 100
 
 
@@ -40,16 +40,6 @@ def put(cli: Cli | Mounted, directory: Path, name: str, text: str, *options: str
     directory.mkdir(exist_ok=True)
     (directory / "file").write_text(text)
     return cli("put", name, directory, *options).stdout.strip()
-
-
-def followed(path: Path, text: str) -> bool:
-    """Whether clean staging has followed `latest` to this. What was open while it did is stale."""
-    try:
-        return path.read_text() == text
-    except OSError as error:
-        if error.errno != errno.ESTALE:
-            raise
-        return False
 
 
 def uncached(path: Path) -> bytes:

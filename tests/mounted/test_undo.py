@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ended
-from tests.mounted.living import Mounted, succeeds
+from tests.conftest import ended, eventually
+from tests.mounted.living import Mounted, followed, succeeds
 from tests.mounted.trees import content, sample
 
 
@@ -69,11 +69,7 @@ def test_undo_when_staging_has_followed_latest(mounted: Mounted, data: Path, tmp
     mounted("discard", "data")
     (tmp_path / "source/theirs").write_text("theirs")
     mounted.put("data", tmp_path / "source")
-    for _ in range(200):
-        if (staging / "theirs").exists():
-            break
-        time.sleep(0.05)
-    assert (staging / "theirs").read_text() == "theirs"
+    eventually(lambda: followed(staging / "theirs", "theirs"))
     mounted("discard", "data", "--undo")
     assert content(staging) == changed
     assert not (staging / "theirs").exists()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-import socket
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import artifactfs
+from tests.postgres import held_port
 from tests.references.store import storing
 from tests.semantics.printed import SHOWN_PORT, check, console_blocks
 
@@ -68,9 +67,8 @@ def test_the_page_on_references_can_be_followed(home: Path):
 
 
 def test_the_page_on_access_can_be_followed(home: Path):
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
-    follow("access.md", home, port=port)
+    with held_port() as holder:
+        follow("access.md", home, port=holder.getsockname()[1])
 
 
 def test_the_page_on_python_has_everything_that_is_exported():

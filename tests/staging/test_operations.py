@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from artifactfs.mount import files
 from artifactfs.mount.contract import SET_ATIME, SET_GID, SET_MTIME, SET_MTIME_NOW, SET_UID, SetAttr
 from artifactfs.mount.staging import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.staging.conftest import BASE
@@ -399,7 +400,8 @@ def test_durability_is_asked_for_without_harm(disk: Disk):
     assert disk.read("README") == b"WH" + BASE["README"][2:]
 
 
-def test_a_handle_that_is_being_closed_is_no_writer(disk: Disk):
+def test_a_handle_that_is_being_closed_is_no_writer(disk: Disk, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files, "CLOSING_SECONDS", 60)
     fh = disk.open_fh("README", os.O_RDWR)
     disk.staging.write(fh, 0, memoryview(b"W"))
     disk.staging.flush(fh)
@@ -407,6 +409,7 @@ def test_a_handle_that_is_being_closed_is_no_writer(disk: Disk):
     closing.start()
     assert disk.writers() == []
     closing.join()
+    monkeypatch.undo()
     fh = disk.open_fh("README", os.O_RDWR)
     disk.staging.flush(fh)  # another descriptor of it was closed, this one stays
     assert disk.writers() == [("README", ME.pid)]
