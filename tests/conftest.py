@@ -116,7 +116,7 @@ class Cli:
         return finished.stderr.removeprefix("artifactfs: ").rstrip("\n")
 
 
-def eventually(condition: Callable[[], object], *, seconds: float = 15.0) -> None:
+def eventually(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
     """Return as soon as the condition holds; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():

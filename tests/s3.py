@@ -29,7 +29,7 @@ SECRET: Final = "secret-of-the-tests"  # noqa: S105 - of a server on this machin
 REGION: Final = "us-east-1"
 BUCKET: Final = "bucket"
 PAGE: Final = 100
-START_SECONDS: Final = 30.0
+START_SECONDS: Final = 60.0
 END_SECONDS: Final = 10.0
 
 
@@ -112,7 +112,7 @@ def _running(words: Sequence[str], environ: dict[str, str]) -> Iterator[Server]:
                 aws_access_key_id=KEY,
                 aws_secret_access_key=SECRET,
                 region_name=REGION,
-                config=Config(connect_timeout=5, read_timeout=20, s3={"addressing_style": "path"}),
+                config=Config(connect_timeout=60, read_timeout=60, s3={"addressing_style": "path"}),
             )
             try:
                 client.create_bucket(Bucket=BUCKET)
