@@ -356,10 +356,11 @@ def cut_request(after: int) -> Act:
     return act
 
 
-def trickle_response(after: int) -> Act:
-    """A byte a second, once so many have been sent."""
+def trickle_response(after: int, happening: Callable[[], object] = lambda: None) -> Act:
+    """A byte a second, once so many have been sent and something of the test's has happened."""
 
     def slowly(exchange: Exchange, rest: bytes, body: Iterator[bytes]) -> None:
+        happening()
         for data in _all(rest, body):
             for byte in data:
                 if exchange.proxy.ending.wait(1.0):
@@ -385,10 +386,11 @@ def trickle_request(after: int) -> Act:
     return act
 
 
-def short_response(after: int) -> Act:
-    """Say how long the body is, and end it politely before."""
+def short_response(after: int, happening: Callable[[], object] = lambda: None) -> Act:
+    """Say how long the body is, and end it politely before, once something of the test's has happened."""
 
     def end(exchange: Exchange, rest: bytes, body: Iterator[bytes]) -> None:
+        happening()
         raise Gone
 
     return _first_bytes(after, end)
