@@ -7,7 +7,17 @@ import time
 
 from tests.conftest import eventually
 from tests.faults.proxy import silence
-from tests.faults.remote.machines import LARGE, PACK, Reading, finish, no_wrong_bytes, read, read_all
+from tests.faults.remote.machines import (
+    HANG_SECONDS,
+    LARGE,
+    PACK,
+    PATIENCE,
+    Reading,
+    finish,
+    no_wrong_bytes,
+    read,
+    read_all,
+)
 
 ROUNDS = 5
 
@@ -16,7 +26,7 @@ def test_killed_at_random(server, proxy, new_machine, begin, tmp_path):
     expected = read_all(server.source)
     size = sum(map(len, expected.values()))
     cache = tmp_path / "cache"
-    mounts = [new_machine(name, seconds=20, cache=cache) for name in ("a", "b")]
+    mounts = [new_machine(name, seconds=PATIENCE, cache=cache) for name in ("a", "b")]
     for each in mounts:
         each.mount()
     chance = random.Random(7)
@@ -34,7 +44,7 @@ def test_killed_at_random(server, proxy, new_machine, begin, tmp_path):
             mounts[1].kill()
         for each, (process, out) in enumerate(zip(gets, outs, strict=True)):
             if each in killed:
-                process.communicate(timeout=20)
+                process.communicate(timeout=HANG_SECONDS)
                 no_wrong_bytes(out, server.source)
             else:
                 assert finish(process).status == 0
@@ -57,7 +67,7 @@ def test_nobody_waits_for_a_process_that_was_killed_while_it_fetched(server, pro
     """Its claims are gone with it."""
     expected = read_all(server.source)
     cache = tmp_path / "cache"
-    here, there = (new_machine(name, seconds=20, cache=cache) for name in ("a", "b"))
+    here, there = (new_machine(name, seconds=PATIENCE, cache=cache) for name in ("a", "b"))
     there.mount()
     assert read(there.root / "data/v0/small/f01") == expected["small/f01"]
     with proxy.fault(silence, PACK, method="GET") as happened:
@@ -66,7 +76,7 @@ def test_nobody_waits_for_a_process_that_was_killed_while_it_fetched(server, pro
         reading = Reading(there.root / "data/v0" / LARGE)
         time.sleep(0.2)
         dead.kill()
-        dead.communicate(timeout=20)
+        dead.communicate(timeout=HANG_SECONDS)
     no_wrong_bytes(tmp_path / "out", server.source)
     assert reading.result() == expected[LARGE]
     there.unmount()
