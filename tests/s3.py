@@ -120,7 +120,7 @@ def _running(words: Sequence[str], environ: dict[str, str]) -> Iterator[Server]:
                 aws_access_key_id=KEY,
                 aws_secret_access_key=SECRET,
                 region_name=REGION,
-                config=Config(connect_timeout=5, read_timeout=20, s3={"addressing_style": "path"}),
+                config=Config(connect_timeout=60, read_timeout=60, s3={"addressing_style": "path"}),
             )
             try:
                 client.create_bucket(Bucket=BUCKET)

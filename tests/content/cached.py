@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from artifactfs.content import cachedir, caretaker, catalog, vault
 from artifactfs.content.cache import Cache, CacheSettings
 from artifactfs.model.digest import DATA, digest
 from artifactfs.model.records import KIND_SHIFT, ChunkRow
@@ -137,7 +138,15 @@ def _open(directory: str, limit: int = PLENTY) -> Cache:
     return Cache(CacheSettings(Path(directory), limit=limit, reserve=0))
 
 
+def _be_patient() -> None:
+    """Wait for other processes as long as it takes: SQLite lets others pass one that waits, and on a slow machine that is no fault."""
+    for module in (catalog, vault):
+        module.BUSY_SECONDS = 60.0
+    cachedir.LOCK_SECONDS = caretaker.WAIT_SECONDS = 60.0
+
+
 def _keep(directory: str, limit: str, first: str, count: str, size: str) -> None:
+    _be_patient()
     cache = _open(directory, int(limit))
     say("ready")
     sys.stdin.readline()
@@ -149,13 +158,13 @@ def _keep(directory: str, limit: str, first: str, count: str, size: str) -> None
 def _hammer(directory: str, limit: str, seed: str, seconds: str) -> None:
     """Chunks of a small world that all processes share, so that they meet."""
     cache = _open(directory, int(limit))
-    deadline = time.monotonic() + float(seconds)
     reads = [0]
     world = {number: noise(number, 5_000 + 37_000 * (number % 7)) for number in range(200)}
     names = {number: digest(DATA, data) for number, data in world.items()}
+    deadline = time.monotonic() + float(seconds)
 
     def work(choice: random.Random) -> None:
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or not reads[0]:
             some = choice.sample(range(200), choice.randint(1, 20))
             found = cache.find([names[number] for number in some], DATA)
             missing = [number for number in some if names[number] not in found]
@@ -191,6 +200,7 @@ def _claim(directory: str, number: str) -> None:
 
 def _fetch(directory: str, count: str, log: str, die: str = "") -> None:
     """As a reader does: what is not there is claimed, looked for again, fetched, kept. DIE: killed with that claim in hand."""
+    _be_patient()
     cache = _open(directory)
     say("ready")
     sys.stdin.readline()
@@ -230,6 +240,7 @@ def _half(directory: str, size: str) -> None:
 
 
 def _count(directory: str, hits: str, misses: str) -> None:
+    _be_patient()
     cache = _open(directory)
     cache.count(hits=int(hits), misses=int(misses), fetched=10 * int(misses), saved=10 * int(hits))
     cache.close()

@@ -7,8 +7,23 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.content import cachedir, caretaker, catalog, shelf, vault
 from artifactfs.content.local import LocalStore
 from artifactfs.registry.sql import SQLRegistry
+
+PATIENCE = 60.0  # seconds
+
+
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of this process gives nothing up because the machine is slow, and looks after itself only when a test says so."""
+    monkeypatch.setattr(caretaker, "TICK_SECONDS", 3600.0)
+    monkeypatch.setattr(caretaker, "WAIT_SECONDS", PATIENCE)
+    monkeypatch.setattr(cachedir, "LOCK_SECONDS", PATIENCE)
+    for name in ("ROOM_SECONDS", "REMOVE_SECONDS"):
+        monkeypatch.setattr(shelf, name, PATIENCE)
+    for module in (catalog, vault):
+        monkeypatch.setattr(module, "BUSY_SECONDS", PATIENCE)
 
 
 @pytest.fixture

@@ -447,7 +447,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[str
 
 
 @pytest.mark.parametrize("table", ["catalog.db", "chunks/cache.db"])
-def test_a_process_that_hangs_in_a_change_is_waited_for_once(opened, directory, monkeypatch, table):
+def test_a_process_that_hangs_in_a_change_is_waited_for_once(opened, directory, monkeypatch, table, impatient):
+    monkeypatch.setattr(caretaker_module, "REST_SECONDS", 3600.0)
     cache = opened()
     (name,) = keep(cache, noise(1, 1000))
     calls = counted(monkeypatch, Shelf, "keep")
@@ -460,7 +461,6 @@ def test_a_process_that_hangs_in_a_change_is_waited_for_once(opened, directory, 
         assert "another process" in cache.status().trouble
         hanging.execute("ROLLBACK")
     cache._caretaker._resting_until = 0.0
-    cache._caretaker.shelf._vaults[0]._rests_until = 0.0
     keep(cache, noise(10, 1000))
     assert cache.status().trouble == ""
 
@@ -502,24 +502,33 @@ def test_while_another_process_mends_the_parts_nothing_is_kept(opened, directory
 def test_a_disk_that_hangs_is_waited_for_once(opened, monkeypatch):
     cache = opened()
     (name,) = keep(cache, noise(1, 1000))
-    monkeypatch.setattr(caretaker_module, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(caretaker_module, "REST_SECONDS", 3600.0)
     calls = counted(monkeypatch, Shelf, "keep")
-    going_on = threading.Event()
+    hanging, going_on = threading.Event(), threading.Event()
     real = os.writev
 
     def hang(descriptor: int, parts: list[memoryview]) -> int:
+        hanging.set()
         going_on.wait(60)
         return real(descriptor, parts)
 
+    def refused() -> bool:
+        """Whether the wait was one for the disk: a slow thread has not begun by then, and has nothing to do."""
+        cache._caretaker._resting_until = 0.0
+        assert not offer(cache, noise(2, 1000))
+        return hanging.is_set()
+
     monkeypatch.setattr(os, "writev", hang)
-    for number in range(2, 20):
+    with monkeypatch.context() as hasty:
+        hasty.setattr(caretaker_module, "WAIT_SECONDS", 0.05)
+        eventually(refused)
+    for number in range(3, 20):
         assert not offer(cache, noise(number, 1000))
     assert calls == ["keep"]
     assert get(cache, name) == noise(1, 1000)
     assert "does not answer" in cache.status().trouble
     going_on.set()
     cache._caretaker._resting_until = 0.0
-    monkeypatch.setattr(caretaker_module, "WAIT_SECONDS", 10.0)
     keep(cache, noise(30, 1000))
 
 

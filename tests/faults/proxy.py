@@ -17,7 +17,7 @@ from typing import Final
 
 BLOCK: Final = 64 << 10
 HEAD_LIMIT: Final = 64 << 10
-END_SECONDS: Final = 20.0
+END_SECONDS: Final = 60.0
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: what is closed is reset, as when a machine on the way gives up
 
 
@@ -183,7 +183,11 @@ class Proxy:
         self._threads: list[threading.Thread] = []
         self._current: dict[Exchange, Seen] = {}
         self.ending = threading.Event()
-        self.port = 0
+        # Does not listen, and keeps the port from others while nobody does.
+        self._holding = socket.socket()
+        self._holding.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._holding.bind(("127.0.0.1", 0))
+        self.port: int = self._holding.getsockname()[1]
         self._listen()
 
     @property
@@ -233,6 +237,7 @@ class Proxy:
         self._cut()
         for thread in self._threads:
             thread.join(END_SECONDS)
+        self._holding.close()
         assert not any(thread.is_alive() for thread in self._threads)
 
     def count(self, exchange: Exchange, received: int) -> None:
@@ -255,7 +260,6 @@ class Proxy:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
         listener.listen(1024)
-        self.port = listener.getsockname()[1]
         self._listener = listener
         thread = threading.Thread(target=self._accept, args=(listener,), name="proxy", daemon=True)
         self._threads.append(thread)
@@ -356,10 +360,11 @@ def cut_request(after: int) -> Act:
     return act
 
 
-def trickle_response(after: int) -> Act:
-    """A byte a second, once so many have been sent."""
+def trickle_response(after: int, happening: Callable[[], object] = lambda: None) -> Act:
+    """A byte a second, once so many have been sent and something of the test's has happened."""
 
     def slowly(exchange: Exchange, rest: bytes, body: Iterator[bytes]) -> None:
+        happening()
         for data in _all(rest, body):
             for byte in data:
                 if exchange.proxy.ending.wait(1.0):
@@ -385,10 +390,11 @@ def trickle_request(after: int) -> Act:
     return act
 
 
-def short_response(after: int) -> Act:
-    """Say how long the body is, and end it politely before."""
+def short_response(after: int, happening: Callable[[], object] = lambda: None) -> Act:
+    """Say how long the body is, and end it politely before, once something of the test's has happened."""
 
     def end(exchange: Exchange, rest: bytes, body: Iterator[bytes]) -> None:
+        happening()
         raise Gone
 
     return _first_bytes(after, end)

@@ -45,7 +45,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             far = Proxy(bucket.port)
             ending.callback(far.close)
             server = Team(home, cluster.url(database), bucket, far, signed=back_end != THROUGH)
-        ending.callback(server.kill)
+        ending.callback(server.close)
         server.start()
         server.fill()
         yield server

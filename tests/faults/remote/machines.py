@@ -6,15 +6,17 @@ import errno
 import itertools
 import os
 import random
+import re
 import signal
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from artifactfs.registry.opening import open_registry
 from artifactfs.repository import Repository
@@ -23,10 +25,12 @@ from tests.conftest import Cli, Finished
 from tests.faults.proxy import Act, Fault, Proxy
 from tests.mounted.living import Mounted, living
 
-HANG_SECONDS = 60.0
-"""A command or a read that takes longer hangs; what these tests allow to the network is a few seconds."""
-RECOVERY_SECONDS = 20.0
+HANG_SECONDS = 120.0
+"""A command or a read that takes longer hangs; what these tests allow to the network is a few seconds, or PATIENCE."""
+RECOVERY_SECONDS = 60.0
 """For a moment those who read what has just been waited for in vain are told so at once; and a server is left alone that is down."""
+PATIENCE = 60.0
+"""Seconds that a machine allows to the network where all ends well."""
 
 PACK = r"/objects/packs/.*\.pack$"
 BUCKET_PACK = r"/packs/../[0-9a-f]+\.pack(\?|$)"
@@ -46,6 +50,9 @@ STORE_SECONDS: Final = 4
 """What a server allows to its bucket."""
 
 _PREFIXES = itertools.count()
+_TOO_LATE = re.compile("does not answer|cannot reach|cannot be reached")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,11 @@ class Server:
         self.cli = Cli(directory)
         self.cli.env["ARTIFACTFS_REPOSITORY"] = str(directory / "repository")
         self.source = directory / "source"
-        self.port = 0
+        # Its port stays its own while it is dead: this one does not listen, and others cannot be given it.
+        self._holding = socket.socket()
+        self._holding.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._holding.bind(("127.0.0.1", 0))
+        self.port: int = self._holding.getsockname()[1]
         self._log = directory / "log"
         self._process: subprocess.Popen[str] | None = None
         self._options: tuple[str, ...] = ()
@@ -99,9 +110,7 @@ class Server:
                 text=True,
             )  # fmt: skip
         assert self._process.stdout is not None
-        said = self._process.stdout.readline().split()
-        assert said, self._log.read_text()
-        self.port = int(said[-1].rpartition(":")[2])
+        assert self._process.stdout.readline(), self._log.read_text()
 
     def kill(self) -> None:
         """SIGKILL, and wait for its end. Idempotent."""
@@ -109,6 +118,11 @@ class Server:
         if process is not None:
             with process:
                 process.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill it for good."""
+        self.kill()
+        self._holding.close()
 
     def restart(self) -> None:
         self.kill()
@@ -225,16 +239,25 @@ def read_all(root: Path) -> dict[str, bytes]:
     }
 
 
-def read_again(root: Path) -> dict[str, bytes]:
-    """As :func:`read_all`, a moment after a fault was lifted: its error may be told once more, and then everything is there."""
+def in_time(call: Callable[[], T]) -> T:
+    """What a call gives once it has had time enough: of the second or two that some tests allow to the network a slow machine may need
+    more at any request. The call may be made again."""
     deadline = time.monotonic() + RECOVERY_SECONDS
     while True:
         try:
-            return read_all(root)
+            return call()
         except OSError as error:
             if error.errno not in ERRNOS or time.monotonic() > deadline:
                 raise
+        except AssertionError as error:  # of a command
+            if not _TOO_LATE.search(str(error)) or time.monotonic() > deadline:
+                raise
         time.sleep(0.1)
+
+
+def read_again(root: Path) -> dict[str, bytes]:
+    """As :func:`read_all`, a moment after a fault was lifted: its error may be told once more, and then everything is there."""
+    return in_time(lambda: read_all(root))
 
 
 def _raise(error: OSError) -> None:

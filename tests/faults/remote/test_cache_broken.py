@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.remote.machines import BACK_ENDS, BUCKET, DIRECTORY, PACK, finish, read, read_all
+from tests.faults.remote.machines import BACK_ENDS, BUCKET, DIRECTORY, PACK, PATIENCE, finish, read, read_all
 from tests.mounted.living import grow, small_disk
 
 
@@ -38,7 +38,7 @@ def extents(cache: Path) -> list[Path]:
 def test_a_disk_that_fills_up_costs_fetches_and_nothing_else(server, new_machine, begin, tmp_path):
     expected = read_all(server.source)
     with small_disk(tmp_path / "small", 8 << 20) as disk:
-        there = new_machine(seconds=10, cache=disk / "cache")
+        there = new_machine(seconds=PATIENCE, cache=disk / "cache")
         there.mount()
         # More than fits: the rest passes by.
         assert read_all(there.root / "data/v0") == expected
@@ -69,7 +69,7 @@ def test_a_cache_that_was_full_from_the_start(server, new_machine, begin, tmp_pa
     expected = read_all(server.source)
     with small_disk(tmp_path / "small", 1 << 20) as disk:
         filled(disk)
-        here = new_machine(seconds=10, cache=disk / "cache")
+        here = new_machine(seconds=PATIENCE, cache=disk / "cache")
         done = finish(begin(here, "get", "data", tmp_path / "out"))
         if done.status:
             assert "no space left" in done.stderr
@@ -82,7 +82,7 @@ def test_a_cache_that_was_full_from_the_start(server, new_machine, begin, tmp_pa
 
 def test_deleted_under_a_running_mount(server, proxy, new_machine, begin, tmp_path):
     expected = read_all(server.source)
-    there = new_machine(seconds=10)
+    there = new_machine(seconds=PATIENCE)
     cache = Path(there.cli.env["ARTIFACTFS_CACHE_DIR"])
     there.mount()
     assert read(there.root / "data/v0/other.bin") == expected["other.bin"]
@@ -105,7 +105,7 @@ def test_deleted_under_a_running_mount(server, proxy, new_machine, begin, tmp_pa
 
 def delete(directory: Path) -> None:
     """As ``rm -r`` does it, again when the mount has put something in meanwhile."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while directory.exists():
         assert time.monotonic() < deadline
         shutil.rmtree(directory, ignore_errors=True)
@@ -138,7 +138,7 @@ def overwrite(path: Path) -> None:
 )
 def test_damaged_in_place_it_is_fetched_anew(server, packs, new_machine, begin, tmp_path, damage):
     expected = read_all(server.source)
-    here = new_machine(seconds=10)
+    here = new_machine(seconds=PATIENCE)
     assert finish(begin(here, "get", "data", tmp_path / "out")).status == 0
     cache = Path(here.cli.env["ARTIFACTFS_CACHE_DIR"])
     here.mount()
@@ -173,7 +173,7 @@ def test_damaged_in_place_it_is_fetched_anew(server, packs, new_machine, begin, 
 def test_its_own_files_damaged_in_place(server, new_machine, begin, tmp_path, name, damage):
     """Bytes are right, also in a mount that uses it; a fresh process repairs it, or says in one line that it cannot."""
     expected = read_all(server.source)
-    here = new_machine(seconds=10)
+    here = new_machine(seconds=PATIENCE)
     here.complaints = 100
     assert finish(begin(here, "get", "data:v0/small", tmp_path / "out")).status == 0
     here.mount()

@@ -16,7 +16,18 @@ from tests.faults.proxy import (
     silence,
     trickle_response,
 )
-from tests.faults.remote.machines import ERRNOS, LARGE, NODES, finish, no_wrong_bytes, read, read_again, read_all
+from tests.faults.remote.machines import (
+    ERRNOS,
+    LARGE,
+    NODES,
+    PATIENCE,
+    finish,
+    in_time,
+    no_wrong_bytes,
+    read,
+    read_again,
+    read_all,
+)
 
 PASSING = {
     "cut": cut_response(10),
@@ -34,7 +45,7 @@ LASTING = {
 
 @pytest.mark.parametrize("fault", PASSING)
 def test_what_passes_while_directories_are_asked_for_is_not_noticed(server, proxy, new_machine, fault):
-    there = new_machine(seconds=20)
+    there = new_machine(seconds=PATIENCE)
     there.mount()
     with proxy.fault(PASSING[fault], NODES, times=2) as happened:
         assert sorted(path.name for path in (there.root / "data/v0").iterdir()) == [LARGE, "other.bin", "small"]
@@ -47,7 +58,7 @@ def test_what_passes_while_directories_are_asked_for_is_not_noticed(server, prox
 def test_directories_that_do_not_come_are_an_error_not_empty(server, proxy, new_machine, begin, tmp_path, fault):
     there = new_machine("mount", seconds=1)
     there.complaints = 100 if fault in {"wrong-bytes", "shortened"} else 0
-    there.mount()
+    in_time(there.mount)
     with proxy.fault(LASTING[fault], NODES) as happened:
         here = new_machine("get", seconds=1)
         getting = begin(here, "get", "data", tmp_path / "out")
@@ -55,10 +66,11 @@ def test_directories_that_do_not_come_are_an_error_not_empty(server, proxy, new_
             read_all(there.root / "data/v0")
         assert caught.value.errno in ERRNOS
         assert finish(getting).status == 1
-    assert happened.met >= 2
+    assert happened.met >= 1  # by the mount; `get` may have had too little time to come so far
     no_wrong_bytes(tmp_path / "out", server.source)
     assert read_again(there.root / "data/v0") == read_all(server.source)
     there.unmount()
+    here.cli.env["ARTIFACTFS_TIMEOUT"] = str(PATIENCE)
     assert finish(begin(here, "get", "data", tmp_path / "out")).status == 0
     assert read_all(tmp_path / "out") == read_all(server.source)
 
@@ -73,8 +85,8 @@ def test_a_server_that_never_answers_anything(server, proxy, new_machine, begin,
             done = finish(begin(there, *words))
             assert done.status == 1
             assert "does not answer" in done.stderr
-    there.mount()
-    assert len(os.listdir(there.root / "data/v0")) == 3
+    in_time(there.mount)
+    assert len(in_time(lambda: os.listdir(there.root / "data/v0"))) == 3
     there.unmount()
     with proxy.fault(silence, ""):
         there.mount()

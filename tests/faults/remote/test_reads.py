@@ -19,8 +19,10 @@ from tests.faults.remote.machines import (
     BACK_ENDS,
     ERRNOS,
     LARGE,
+    PATIENCE,
     Reading,
     finish,
+    in_time,
     no_wrong_bytes,
     read,
     read_again,
@@ -56,7 +58,7 @@ def test_what_passes_is_not_noticed(server, packs, new_machine, begin, tmp_path,
     """Neither by `get` nor by a mount: the bytes come, a moment later."""
     expected = read_all(server.source)
     times = 1 if fault == "wrong-bytes" else 4  # twice for one chunk they are an error
-    here, there = new_machine("get", seconds=20), new_machine("mount", seconds=20)
+    here, there = new_machine("get", seconds=PATIENCE), new_machine("mount", seconds=PATIENCE)
     there.mount()
     assert len(os.listdir(there.root / "data/v0")) == 3
     with packs.fault(PASSING[fault], times=times) as happened:
@@ -75,8 +77,8 @@ def test_what_lasts_ends_with_an_error_and_is_forgotten(server, packs, new_machi
     expected = read_all(server.source)
     there = new_machine("mount", seconds=1)
     there.complaints = 100 if fault in {"wrong-bytes", "shortened"} else 0
-    there.mount()
-    assert len(list((there.root / "data/v0/small").iterdir())) == 41
+    in_time(there.mount)
+    assert len(in_time(lambda: os.listdir(there.root / "data/v0/small"))) == 41
     with packs.fault(LASTING[fault]) as happened:
         here = new_machine("get", seconds=1)
         getting = begin(here, "get", "data", tmp_path / "out")
@@ -86,18 +88,19 @@ def test_what_lasts_ends_with_an_error_and_is_forgotten(server, packs, new_machi
         assert small.result() in ERRNOS
         got = finish(getting)
         assert got.status == 1, got
-    assert happened.met >= 3
+    assert happened.met >= 2  # by the mount; `get` may have had too little time to come so far
     no_wrong_bytes(tmp_path / "out", server.source)
     # The same mount, and the same cache.
     assert read_again(there.root / "data/v0") == expected
     there.unmount()
+    here.cli.env["ARTIFACTFS_TIMEOUT"] = str(PATIENCE)
     assert finish(begin(here, "get", "data", tmp_path / "again")).status == 0
     assert read_all(tmp_path / "again") == expected
 
 
 def test_a_connection_that_is_cut_again_and_again_gets_there(server, packs, new_machine, begin, tmp_path):
     """Each attempt goes on where the last one ended."""
-    here = new_machine(seconds=20)
+    here = new_machine(seconds=PATIENCE)
     before = packs.received()
     with packs.fault(cut_response(300_000)) as happened:
         assert finish(begin(here, "get", "data", tmp_path / "out")).status == 0

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import pytest
 
 from tests.conftest import eventually
 from tests.faults.proxy import silence, trickle_response
-from tests.faults.remote.machines import BACK_ENDS, ERRNOS, HANG_SECONDS, LARGE, read, read_again, read_all
+from tests.faults.remote.machines import (
+    BACK_ENDS,
+    ERRNOS,
+    HANG_SECONDS,
+    LARGE,
+    in_time,
+    read,
+    read_again,
+    read_all,
+)
 
 pytestmark = pytest.mark.parametrize("running", BACK_ENDS, indirect=True)
 
@@ -44,21 +54,23 @@ class Readers:
 
 @pytest.fixture
 def stalled(server, packs, tmp_path):
-    """A file in a pack of its own: its bytes, and the way of that."""
+    """A file in a pack of its own: its bytes, the way of that, and the seconds that it took the machine to put it."""
     (tmp_path / "one").mkdir()
     data = os.urandom(READERS * STEP)
     (tmp_path / "one/file").write_bytes(data)
     before = server.packs()
     name = f"stalled-{len(before)}"
+    began = time.monotonic()
     server.cli("put", name, tmp_path / "one")
-    return name, data, packs.of(server.packs() - before)
+    return name, data, packs.of(server.packs() - before), time.monotonic() - began
 
 
 @pytest.mark.parametrize("act", [silence, trickle_response(1000)], ids=["silence", "trickle"])
 def test_two_hundred_stalled_readers_delay_nobody(server, new_machine, stalled, act):
-    name, data, way = stalled
+    name, data, way, took = stalled
     expected = read_all(server.source)
-    there = new_machine(seconds=6)
+    # So long they are stalled. What is done meanwhile takes hardly longer than the put has, be the machine fast or slow.
+    there = new_machine(seconds=min(max(6.0, 5 * took), 25.0))
     there.mount()
     assert os.path.getsize(there.root / name / "v0/file") == len(data)
     with way.fault(act) as happened:
@@ -78,10 +90,10 @@ def test_two_hundred_stalled_readers_delay_nobody(server, new_machine, stalled, 
 
 
 def test_two_hundred_stalled_readers_of_one_place_ask_once(server, new_machine, stalled):
-    name, data, way = stalled
+    name, data, way, _ = stalled
     there = new_machine(seconds=3)
-    there.mount()
-    assert os.path.getsize(there.root / name / "v0/file") == len(data)
+    in_time(there.mount)
+    assert in_time(lambda: os.path.getsize(there.root / name / "v0/file")) == len(data)
     with way.fault(silence) as happened:
         threads, results = [], []
         for _ in range(READERS):
@@ -89,7 +101,8 @@ def test_two_hundred_stalled_readers_of_one_place_ask_once(server, new_machine, 
             threads.append(thread)
             thread.start()
         eventually(lambda: happened.met >= 1)
-        assert read(there.root / "data/v0/other.bin") == read(server.source / "other.bin")
+        other = in_time((there.root / "data/v0/other.bin").read_bytes)
+        assert other == read(server.source / "other.bin")
         for thread in threads:
             thread.join(HANG_SECONDS)
         assert len(results) == READERS

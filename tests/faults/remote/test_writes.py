@@ -14,7 +14,7 @@ from tests.faults.proxy import (
     silence,
     trickle_request,
 )
-from tests.faults.remote.machines import COMMITS, PACK, Reading, finish, read_all
+from tests.faults.remote.machines import COMMITS, PACK, PATIENCE, Reading, finish, in_time, read_again, read_all
 
 MESSAGES = r"/(missing|packs|sessions|commits)$"
 
@@ -48,14 +48,14 @@ def source(tmp_path):
 def stage(machine, name, source):
     """Put into staging what is in a directory."""
     staging = machine.staging(name)
-    (staging / "sub").mkdir()
+    (staging / "sub").mkdir(exist_ok=True)
     for path, data in read_all(source).items():
         (staging / path).write_bytes(data)
 
 
 @pytest.mark.parametrize("where", [PACK, MESSAGES], ids=["packs", "messages"])
 def test_what_passes_is_not_noticed(server, proxy, new_machine, begin, source, where):
-    there = new_machine(seconds=20)
+    there = new_machine(seconds=PATIENCE)
     there.mount()
     for fault, act in {**PASSING, **({} if where == PACK else {"cut": cut_request(50)})}.items():
         put, staged = f"{fault}-{where == PACK}", f"{fault}-{where == PACK}-staged"
@@ -78,8 +78,8 @@ def test_what_lasts_ends_with_an_error_and_the_work_is_not_lost(server, proxy, n
     here = new_machine("put", seconds=1)
     there = new_machine("commit", seconds=1)
     there.complaints = 100 if fault == "wrong-bytes" else 0
-    there.mount()
-    stage(there, f"{name}-staged", source)
+    in_time(there.mount)
+    in_time(lambda: stage(there, f"{name}-staged", source))
     expected = read_all(source)
     with proxy.fault(LASTING[fault], PACK, method="PUT") as happened:
         put = begin(here, "put", name, source)
@@ -87,18 +87,19 @@ def test_what_lasts_ends_with_an_error_and_the_work_is_not_lost(server, proxy, n
         assert (finish(put).status, finish(commit).status) == (1, 1)
         assert server.versions(name) == server.versions(f"{name}-staged") == []
         assert read_all(there.root / f"{name}-staged/staging") == expected
-    assert happened.met >= 2
+    assert happened.met >= 1  # either may have had too little time to come so far
+    here.cli.env["ARTIFACTFS_TIMEOUT"] = str(PATIENCE)
     assert finish(begin(here, "put", name, source)).stdout == f"{name}:v0\n"
-    assert there.commit(f"{name}-staged") == f"{name}-staged:v0"
+    assert in_time(lambda: there.commit(f"{name}-staged")) == f"{name}-staged:v0"
     assert server.versions(name) == [f"{name}:v0"]
     assert server.versions(f"{name}-staged") == [f"{name}-staged:v0"]
-    assert read_all(there.root / name / "v0") == read_all(there.root / f"{name}-staged/v0") == expected
+    assert read_again(there.root / name / "v0") == read_again(there.root / f"{name}-staged/v0") == expected
     there.unmount()
 
 
 def test_a_commit_whose_reply_is_lost_made_one_version(server, proxy, new_machine, begin, source):
     """Asked again, the server says which."""
-    there = new_machine(seconds=20)
+    there = new_machine(seconds=PATIENCE)
     there.mount()
     stage(there, "lost-staged", source)
     for name, words in (("lost", ("put", "lost", source)), ("lost-staged", ("commit", "lost-staged"))):
@@ -120,16 +121,20 @@ def test_a_commit_whose_reply_is_lost_made_one_version(server, proxy, new_machin
 def test_a_commit_whose_replies_are_all_lost_is_not_made_twice_by_repeating_the_command(
     server, proxy, new_machine, begin, source
 ):
-    there = new_machine(seconds=1)
+    there = new_machine(seconds=PATIENCE)
     there.mount()
     stage(there, "unheard-staged", source)
     for name, words in (
         ("unheard", ("put", "unheard", source)),
         ("unheard-staged", ("commit", "unheard-staged")),
     ):
-        with proxy.fault(lost_reply, COMMITS) as happened:
+        # Two of them, and then it is told that an answer would come too late.
+        with (
+            proxy.fault(lost_reply, COMMITS, times=2) as happened,
+            proxy.fault(answering(503, "Retry-After: 3600"), COMMITS, skip=2) as last,
+        ):
             assert finish(begin(there, *words)).status == 1
-        assert happened.met >= 2
+        assert (happened.met, last.met) == (2, 1)
         assert server.versions(name) == [f"{name}:v0"]
         assert finish(begin(there, *words)).status == 0
         assert server.versions(name) == [f"{name}:v0"]
@@ -139,12 +144,14 @@ def test_a_commit_whose_replies_are_all_lost_is_not_made_twice_by_repeating_the_
 
 def test_what_is_written_while_a_commit_waits_is_not_lost(server, proxy, new_machine, begin, source):
     there = new_machine(seconds=1)
-    there.mount()
-    stage(there, "while", source)
+    in_time(there.mount)
+    in_time(lambda: stage(there, "while", source))
     with proxy.fault(silence, PACK, method="PUT") as happened:
         commit = begin(there, "commit", "while")
         while not happened.met:
-            assert commit.poll() is None
+            if commit.poll() is not None:  # a second was too little to come so far
+                assert finish(commit).status == 1
+                commit = begin(there, "commit", "while")
         (there.root / "while/staging/meanwhile").write_bytes(b"meanwhile")
         (there.root / "while/staging/sub/f1").write_bytes(b"changed")
         other = Reading(there.root / "while/staging/meanwhile")
@@ -152,7 +159,7 @@ def test_what_is_written_while_a_commit_waits_is_not_lost(server, proxy, new_mac
         assert finish(commit).status == 1
     expected = {**read_all(source), "meanwhile": b"meanwhile", "sub/f1": b"changed"}
     assert read_all(there.root / "while/staging") == expected
-    assert there.commit("while") == "while:v0"
+    assert in_time(lambda: there.commit("while")) == "while:v0"
     assert server.versions("while") == ["while:v0"]
-    assert read_all(there.root / "while/v0") == expected
+    assert read_again(there.root / "while/v0") == expected
     there.unmount()
