@@ -15,6 +15,7 @@ from artifactfs.references.http import ATTEMPTS
 from artifactfs.references.reading import BLOCK
 from artifactfs.references.references import resolve
 from artifactfs.repository import Repository
+from tests.conftest import eventually
 from tests.content.stores import noise
 from tests.references.conftest import Opening, add, log, whole
 from tests.references.site import Site
@@ -393,7 +394,7 @@ def test_bytes_that_were_damaged_on_the_way_are_asked_for_again(repository: Repo
 
 
 def test_a_source_that_fails_for_good_is_unavailable_and_comes_back(opening: Opening, site: Site):
-    repository = opening(seconds=2.0)
+    repository = opening()
     entry = add(repository, site.put("a", b"hello", etag='"1"'))
     site.script.extend(["503"] * 20)
     with pytest.raises(Unavailable, match="503"):
@@ -401,18 +402,22 @@ def test_a_source_that_fails_for_good_is_unavailable_and_comes_back(opening: Ope
     assert len(site.asked("GET")) == ATTEMPTS
     site.script.clear()
     # Who comes within a second is told what was found out a moment ago.
-    for _ in range(500):
+    came: list[bytes] = []
+
+    def read() -> bool:
         with contextlib.suppress(Unavailable):
-            assert whole(repository, entry) == b"hello"
-            break
-        threading.Event().wait(0.01)
+            came.append(whole(repository, entry))
+        return bool(came)
+
+    eventually(read)
+    assert came == [b"hello"]
     assert whole(repository, entry) == b"hello"
 
 
 @pytest.mark.parametrize("fault", ["stall", "slow"])
 def test_a_source_that_stalls_ends_within_the_bound_and_holds_up_nobody(opening: Opening, site: Site, fault: str):
-    repository = opening(seconds=1.0)
-    entry = add(repository, site.put("a", noise(16, MEBI), etag='"1"'))
+    repository = opening(seconds=2.0)
+    entry = add(repository, site.put("a", noise(16, MEBI), etag='"1"', fault=fault))
     other = add(repository, site.put("b", b"other", etag='"2"'))
     failed: list[Exception] = []
 
@@ -422,15 +427,11 @@ def test_a_source_that_stalls_ends_within_the_bound_and_holds_up_nobody(opening:
         except ArtifactFSError as error:
             failed.append(error)
 
-    site.script.extend([fault])
     reader = threading.Thread(target=read)
     reader.start()
-    while not site.asked("GET"):
-        threading.Event().wait(0.01)
-    site.script.clear()
+    eventually(lambda: site.asked("GET"))
     assert whole(repository, other) == b"other"
-    site.script.extend([fault] * 8)
-    reader.join(20)
+    reader.join(60)
     assert not reader.is_alive()
     assert [type(error) for error in failed] == [Unavailable]
 
