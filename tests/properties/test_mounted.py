@@ -25,6 +25,7 @@ LARGE = 5 << 20  # more than one chunk
 AT_FDCWD = -100
 NOREPLACE, EXCHANGE = 1, 2
 KEEP_SIZE, PUNCH = 1, 2
+COARSE = 5  # CLOCK_REALTIME_COARSE
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -78,9 +79,9 @@ class Sides:
         for directory, directories, files in os.walk(self.plain, topdown=False):
             for each in (*directories, *files, "."):
                 os.utime(os.path.join(directory, each), ns=(self.created,) * 2, follow_symlinks=False)
-        time.sleep(0.02)  # more than the kernel's coarse clock
         self.since = time.time_ns()
-        time.sleep(0.02)
+        while time.clock_gettime_ns(COARSE) < self.since:  # by which the kernel writes times: it is behind
+            time.sleep(0.001)
 
     # Running something in both.
 
