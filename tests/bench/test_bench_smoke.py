@@ -13,7 +13,8 @@ import pytest
 from tests.conftest import mounts_below
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
-SECONDS = 240
+SECONDS = 900  # for a run of everything: a busy machine has needed more than 240
+pytestmark = pytest.mark.timeout(SECONDS + 60)
 
 QUERIES = ("best", "all", "one", "none", "contains", "few", "few-of-two", "created", "rare-word")
 KINDS = ("incompressible", "compressible")
