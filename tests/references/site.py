@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-STALL_SECONDS = 20  # longer than any test waits; ended when the site is closed
+STALL_SECONDS = 90  # longer than any test waits; ended when the site is closed
 
 
 @dataclass

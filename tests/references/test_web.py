@@ -243,14 +243,14 @@ def test_many_readers_of_one_block_are_one_request(repository: Repository, site:
     ]
     for thread in threads:
         thread.start()
-    memory = repository.references._fetcher.memory  # type: ignore[union-attr]
-    for _ in range(1000):
-        if memory.waiting == 15:
-            break
-        threading.Event().wait(0.01)
-    site.gate.set()
+    references = repository.references
+    try:
+        # The first of them makes the fetcher.
+        eventually(lambda: references._fetcher is not None and references._fetcher.memory.waiting == 15)
+    finally:
+        site.gate.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert got == [data[5:15]] * 16
     assert len(site.log) == 1
 
@@ -268,12 +268,11 @@ def test_two_processes_fetch_a_block_once(opening: Opening, site: Site):
         for each in (one, two)
     ]
     threads[0].start()
-    while not site.log:
-        threading.Event().wait(0.01)
+    eventually(lambda: site.log)
     threads[1].start()
     site.gate.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert got == [data, data]
     assert len(site.log) == 1
 
@@ -453,8 +452,8 @@ def test_a_repository_that_is_closed_leaves_no_thread(opening: Opening, site: Si
     entry = add(repository, site.put("a", noise(18, 30 * MEBI), etag='"1"', ranges=False))
     assert repository.open_reference(entry).read(20 * MEBI, 5)
     repository.close()
-    names = {thread.name for thread in threading.enumerate()}
-    assert not {name for name in names if name.startswith(("fetch-", "cache-keeper"))}
+    # Who has no job is woken to end, and is not waited for.
+    eventually(lambda: not [each for each in threading.enumerate() if each.name.startswith(("fetch-", "cache-keeper"))])
 
 
 # -- verify ------------------------------------------------------------------------------------------------------------------------
