@@ -130,9 +130,13 @@ class Far:
         """What passes meanwhile is appended ``into`` a list."""
         lines, before = len(self._lines()), self.relay.counts()
         yield
-        time.sleep(_QUIET_SECONDS)
-        after = self.relay.counts()
-        requests = [request(line) for line in self._lines()[lines:]]
+        found, after = self._lines(), self.relay.counts()
+        while True:  # until nothing comes any more: on a busy machine it may take longer
+            time.sleep(_QUIET_SECONDS)
+            seen, (found, after) = (found, after), (self._lines(), self.relay.counts())
+            if (len(found), after) == (len(seen[0]), seen[1]):
+                break
+        requests = [request(line) for line in found[lines:]]
         into.append(Traffic(requests, after["up"] - before["up"], after["down"] - before["down"]))
 
     def _lines(self) -> list[dict[str, Any]]:

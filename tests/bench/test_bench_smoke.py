@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import mounts_below
+
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
-SECONDS = 240
+SECONDS = 900  # for a run of everything: a busy machine has needed more than 240
+pytestmark = pytest.mark.timeout(SECONDS + 60)
 
 QUERIES = ("best", "all", "one", "none", "contains", "few", "few-of-two", "created", "rare-word")
 KINDS = ("incompressible", "compressible")
@@ -115,7 +118,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One run of everything: what it printed, what it wrote, and what it left where it worked."""
     place, file = tmp_path_factory.mktemp("bench"), tmp_path_factory.mktemp("output") / "bench.json"
     printed = bench("--quick", "--json", file, "--dir", place)
-    return {"printed": printed, "document": json.loads(file.read_text()), "left": list(place.iterdir())}
+    left = [*place.iterdir(), *mounts_below(place)]
+    return {"printed": printed, "document": json.loads(file.read_text()), "left": left}
 
 
 def lacks(run: dict[str, Any], program: str) -> bool:
@@ -215,7 +219,6 @@ def test_memory_of_a_marking_is_bounded(facts):
 
 def test_nothing_is_left(run):
     assert run["left"] == []
-    assert not [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "artifactfs-bench-" in line]
 
 
 def test_one_benchmark_alone_and_its_tables_as_markdown(tmp_path):

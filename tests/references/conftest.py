@@ -14,7 +14,7 @@ from artifactfs.references.contract import Resolved
 from artifactfs.repository import Repository
 from tests.references.site import Site, serving
 
-SECONDS = 5.0
+SECONDS = 30.0
 
 Opening = Callable[..., Repository]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-STALL_SECONDS = 20  # longer than any test waits; ended when the site is closed
+STALL_SECONDS = 90  # longer than any test waits; ended when the site is closed
 
 
 @dataclass
@@ -29,6 +29,7 @@ class Page:
     wants: str | None = None  # the Authorization
     content_range: str | None = None  # a wrong one
     modified: float | None = None
+    fault: str | None = None  # of every GET, as in ``script``
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
         site = self.site
         self._note()
         act = site.script.popleft() if site.script else "ok"
+        known = site.pages.get(self.path)
+        if known is not None and known.fault is not None:
+            act = known.fault
         if not site.gate.wait(STALL_SECONDS) or act == "drop":
             self.close_connection = True
             return

@@ -222,7 +222,7 @@ def test_everything_is_read_when_the_content_is_checked(repository: Repository, 
 
 
 def test_a_store_that_is_busy_is_asked_again_and_not_for_ever(opening: Opening, store: Store, bucket: str):
-    repository = opening(seconds=4.0)
+    repository = opening()
     store.put(bucket, "a", b"hello")
     entry = add(repository, f"s3://{bucket}/a")
     store.refusing = 1

@@ -15,6 +15,7 @@ from artifactfs.references.http import ATTEMPTS
 from artifactfs.references.reading import BLOCK
 from artifactfs.references.references import resolve
 from artifactfs.repository import Repository
+from tests.conftest import eventually
 from tests.content.stores import noise
 from tests.references.conftest import Opening, add, log, whole
 from tests.references.site import Site
@@ -242,14 +243,14 @@ def test_many_readers_of_one_block_are_one_request(repository: Repository, site:
     ]
     for thread in threads:
         thread.start()
-    memory = repository.references._fetcher.memory  # type: ignore[union-attr]
-    for _ in range(1000):
-        if memory.waiting == 15:
-            break
-        threading.Event().wait(0.01)
-    site.gate.set()
+    references = repository.references
+    try:
+        # The first of them makes the fetcher.
+        eventually(lambda: references._fetcher is not None and references._fetcher.memory.waiting == 15)
+    finally:
+        site.gate.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert got == [data[5:15]] * 16
     assert len(site.log) == 1
 
@@ -267,12 +268,11 @@ def test_two_processes_fetch_a_block_once(opening: Opening, site: Site):
         for each in (one, two)
     ]
     threads[0].start()
-    while not site.log:
-        threading.Event().wait(0.01)
+    eventually(lambda: site.log)
     threads[1].start()
     site.gate.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert got == [data, data]
     assert len(site.log) == 1
 
@@ -393,7 +393,7 @@ def test_bytes_that_were_damaged_on_the_way_are_asked_for_again(repository: Repo
 
 
 def test_a_source_that_fails_for_good_is_unavailable_and_comes_back(opening: Opening, site: Site):
-    repository = opening(seconds=2.0)
+    repository = opening()
     entry = add(repository, site.put("a", b"hello", etag='"1"'))
     site.script.extend(["503"] * 20)
     with pytest.raises(Unavailable, match="503"):
@@ -401,18 +401,22 @@ def test_a_source_that_fails_for_good_is_unavailable_and_comes_back(opening: Ope
     assert len(site.asked("GET")) == ATTEMPTS
     site.script.clear()
     # Who comes within a second is told what was found out a moment ago.
-    for _ in range(500):
+    came: list[bytes] = []
+
+    def read() -> bool:
         with contextlib.suppress(Unavailable):
-            assert whole(repository, entry) == b"hello"
-            break
-        threading.Event().wait(0.01)
+            came.append(whole(repository, entry))
+        return bool(came)
+
+    eventually(read)
+    assert came == [b"hello"]
     assert whole(repository, entry) == b"hello"
 
 
 @pytest.mark.parametrize("fault", ["stall", "slow"])
 def test_a_source_that_stalls_ends_within_the_bound_and_holds_up_nobody(opening: Opening, site: Site, fault: str):
-    repository = opening(seconds=1.0)
-    entry = add(repository, site.put("a", noise(16, MEBI), etag='"1"'))
+    repository = opening(seconds=2.0)
+    entry = add(repository, site.put("a", noise(16, MEBI), etag='"1"', fault=fault))
     other = add(repository, site.put("b", b"other", etag='"2"'))
     failed: list[Exception] = []
 
@@ -422,15 +426,11 @@ def test_a_source_that_stalls_ends_within_the_bound_and_holds_up_nobody(opening:
         except ArtifactFSError as error:
             failed.append(error)
 
-    site.script.extend([fault])
     reader = threading.Thread(target=read)
     reader.start()
-    while not site.asked("GET"):
-        threading.Event().wait(0.01)
-    site.script.clear()
+    eventually(lambda: site.asked("GET"))
     assert whole(repository, other) == b"other"
-    site.script.extend([fault] * 8)
-    reader.join(20)
+    reader.join(60)
     assert not reader.is_alive()
     assert [type(error) for error in failed] == [Unavailable]
 
@@ -452,8 +452,8 @@ def test_a_repository_that_is_closed_leaves_no_thread(opening: Opening, site: Si
     entry = add(repository, site.put("a", noise(18, 30 * MEBI), etag='"1"', ranges=False))
     assert repository.open_reference(entry).read(20 * MEBI, 5)
     repository.close()
-    names = {thread.name for thread in threading.enumerate()}
-    assert not {name for name in names if name.startswith(("fetch-", "cache-keeper"))}
+    # Who has no job is woken to end, and is not waited for.
+    eventually(lambda: not [each for each in threading.enumerate() if each.name.startswith(("fetch-", "cache-keeper"))])
 
 
 # -- verify ------------------------------------------------------------------------------------------------------------------------

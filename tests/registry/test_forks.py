@@ -19,7 +19,7 @@ from artifactfs.registry.sql import SQLRegistry
 from tests.conformance.registry import NAME, commit, digest
 
 path, = sys.argv[1:]
-registry = SQLRegistry(path, create=True, seconds=5.0)
+registry = SQLRegistry(path, create=True, seconds=60.0)
 commit(registry, digest(0))
 before = registry.revision()
 
@@ -42,7 +42,7 @@ def forked(work):
 
 A_PARENT_THAT_CLOSES = """
 def work(ready):
-    with closing(SQLRegistry(path, seconds=5.0)) as own:
+    with closing(SQLRegistry(path, seconds=60.0)) as own:
         assert own.versions(NAME) and own.revision() == before
         ready()
         commit(own, digest(1))
@@ -67,7 +67,7 @@ assert inside.wait(30.0)
 threading.Timer(0.5, leave.set).start()  # the fork waits for that
 
 def work(ready):
-    with closing(SQLRegistry(path, seconds=5.0)) as own:
+    with closing(SQLRegistry(path, seconds=60.0)) as own:
         assert own.revision() == before + 10
         ready()
         commit(own, digest(1))

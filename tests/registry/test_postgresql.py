@@ -55,6 +55,12 @@ def open_again(postgres_url: str) -> Iterator[Callable[..., SQLRegistry]]:
 
 @pytest.fixture
 def registry(open_again: Callable[..., SQLRegistry]) -> SQLRegistry:
+    return open_again()
+
+
+@pytest.fixture
+def hurried(open_again: Callable[..., SQLRegistry]) -> SQLRegistry:
+    """One that waits no longer than a test can."""
     return open_again(seconds=0.5)
 
 
@@ -404,18 +410,18 @@ def test_a_part_that_failed_and_was_passed_over_is_not_taken_for_a_change(regist
         pass_over()
 
 
-def test_a_server_that_stops_to_answer_is_given_up(postgres, postgres_registry, registry, monkeypatch):
+def test_a_server_that_stops_to_answer_is_given_up(postgres, postgres_registry, hurried, monkeypatch):
     monkeypatch.setattr(postgresql, "_SLACK_SECONDS", 0.5)
-    engine_of(registry).dispose()
-    with registry._database.reading() as connection:
+    engine_of(hurried).dispose()
+    with hurried._database.reading() as connection:
         pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(Unavailable, match="no answer within"):
-            registry.artifacts()
+            hurried.artifacts()
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert registry.artifacts() == []
+    assert hurried.artifacts() == []
 
 
 def test_after_a_crash_of_the_server_what_was_durable_is_there_with_all_before_it(tmp_path):
@@ -476,31 +482,31 @@ def test_commits_and_rows_of_packs_wait_for_the_disk_and_ends_of_sessions_do_not
 
 
 def test_an_artifact_that_another_client_holds_is_unavailable_and_readers_and_other_artifacts_go_on(
-    postgres_url, registry
+    postgres_url, registry, hurried
 ):
     version = commit(registry, "a").version
     commit(registry, "a", artifact="other")
     with psycopg.connect(postgres_url) as other:
         other.execute("SELECT id FROM artifact WHERE name = %s FOR UPDATE", (NAME,))
         with pytest.raises(Unavailable, match="held by another client") as raised:
-            commit(registry, "b")
+            commit(hurried, "b")
         assert "\n" not in str(raised.value)
         assert registry.version(NAME, 0) == version
         assert commit(registry, "b", artifact="other").version.number == 1
     assert commit(registry, "b").version.number == 1
 
 
-def test_what_takes_too_long_is_told_to_stop(registry):
-    with pytest.raises(Unavailable, match="took too long"), registry._database.reading() as connection:
+def test_what_takes_too_long_is_told_to_stop(hurried):
+    with pytest.raises(Unavailable, match="took too long"), hurried._database.reading() as connection:
         connection.exec_driver_sql("SELECT pg_sleep(60)")
-    with registry._database.reading(seconds=60) as connection:
+    with hurried._database.reading(seconds=60) as connection:
         assert connection.exec_driver_sql("SELECT pg_sleep(1.5)").all()
-    with pytest.raises(Unavailable, match="took too long"), registry._database.reading() as connection:
+    with pytest.raises(Unavailable, match="took too long"), hurried._database.reading() as connection:
         connection.exec_driver_sql("SELECT pg_sleep(60)")
 
 
 def test_a_client_that_stops_in_the_middle_holds_nobody_up(open_again):
-    stopped, registry = open_again(seconds=0.2), open_again(seconds=5)
+    stopped, registry = open_again(seconds=0.2), open_again()
     commit(registry, "a")
 
     def stop() -> None:
@@ -513,10 +519,12 @@ def test_a_client_that_stops_in_the_middle_holds_nobody_up(open_again):
         stop()
 
 
-def test_more_writers_than_there_may_be_are_unavailable(registry):
+def test_more_writers_than_there_may_be_are_unavailable(registry, monkeypatch):
     with ExitStack() as stack:
         for _ in range(WRITERS):
             stack.enter_context(registry._database.writing(durable=False))
+        # After they have begun: the server ends those that are idle for twice as long.
+        monkeypatch.setattr(registry._database, "_seconds", 0.5)
         with pytest.raises(Unavailable, match="other threads have been writing"):
             commit(registry, "a")
         assert registry.artifacts() == []
@@ -568,14 +576,14 @@ def test_who_ends_a_session_and_who_finishes_its_draft_wait_for_nobody_for_ever(
     assert [record.number for record in registries[1].versions(NAME)] == list(range(10))
 
 
-def test_transactions_under_one_session_go_on_side_by_side_and_keep_it(registry, postgres_url):
+def test_transactions_under_one_session_go_on_side_by_side_and_keep_it(registry, hurried, postgres_url):
     session = registry.open_session("writer", seconds=100)
     with psycopg.connect(postgres_url) as other:
         other.execute("SELECT id FROM session FOR KEY SHARE")  # as another transaction under it does
         registry.add_packs([pack_of("p", digest(1))], session=session)
         registry.renew_session(session, seconds=200)
         with pytest.raises(Unavailable, match="held by another client"):
-            registry.close_session(session)
+            hurried.close_session(session)
     registry.close_session(session)
     with pytest.raises(Conflict):
         registry.renew_session(session, seconds=10)

@@ -8,10 +8,22 @@ from artifactfs.remote.client import Connection
 from tests.remote.scripted import ScriptedServer
 
 
+def hurry(connection: Connection) -> None:
+    """From now on, wait for a server that has gone no longer than a test can: what came before had its time."""
+    connection.seconds = 0.3
+    connection._shortest_rest = 0.03
+
+
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between attempts; what counts here is how many there are."""
     monkeypatch.setattr("artifactfs.remote.client.FIRST_DELAY", 0.02)
+
+
+@pytest.fixture
+def long_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that cannot be reached is left alone for as long as any test takes, if ``seconds`` are ten times as many."""
+    monkeypatch.setattr("artifactfs.remote.client.REST_SECONDS", 60.0)
 
 
 @pytest.fixture
@@ -38,4 +50,5 @@ def connect(server: ScriptedServer) -> Iterator[Callable[..., Connection]]:
 
 @pytest.fixture
 def connection(connect: Callable[..., Connection]) -> Connection:
-    return connect(seconds=5.0)
+    """Where nothing but a failure is waited out: a busy machine takes its time to answer."""
+    return connect(seconds=30.0)

@@ -174,6 +174,11 @@ class ScriptedServer:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
+        # Bound for as long as the server is: while it is deaf, nobody else is given its port.
+        self._holder = socket.socket()
+        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._holder.bind(("127.0.0.1", 0))
+        self.port = self._holder.getsockname()[1]
         self.listen()
 
     @property
@@ -191,7 +196,6 @@ class ScriptedServer:
     def listen(self) -> None:
         """Begin to take connections, at the same port as before."""
         self._listener = socket.create_server(("127.0.0.1", self.port))
-        self.port = self._listener.getsockname()[1]
         self._begin(self._accept, self._listener)
 
     def deafen(self) -> None:
@@ -210,8 +214,9 @@ class ScriptedServer:
     def close(self) -> None:
         self.closing.set()
         self.deafen()
+        self._holder.close()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
     def _begin(self, work: Callable[..., None], *arguments: object) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections import deque
+from collections.abc import Iterator
 
 import pytest
 from urllib3.connection import HTTPConnection
@@ -25,6 +26,7 @@ from artifactfs.remote import wire
 from artifactfs.remote.client import FAILURE_LIMIT, Connection
 from artifactfs.remote.wire import Digests, Hello, Revision
 from tests.conftest import eventually
+from tests.remote.conftest import hurry
 from tests.remote.scripted import Line, drop, failure, head, message, reply, reset, stall, trickle
 
 HELLO = Hello("artifactfs", "1.0", 1, 1)
@@ -134,7 +136,7 @@ def test_threads_use_connections_of_their_own(server, connection):
     met = threading.Barrier(4)
 
     def together(asked, line: Line):
-        met.wait(10)
+        met.wait(60)
         return ANSWER(asked, line)
 
     server.otherwise = together
@@ -243,7 +245,7 @@ def test_an_error_without_end_is_not_read(server, connect):
             line.send(bytes(FAILURE_LIMIT))
 
     server.otherwise = endless
-    connection = connect(seconds=2.0)
+    connection = connect()
     with pytest.raises(NotFound, match="status 404"):
         hello(connection)
     assert connection.bytes_received < 1 << 20
@@ -269,7 +271,7 @@ def test_what_speaks_no_http_is_unavailable(server, connect):
 
     server.otherwise = step
     with pytest.raises(Unavailable, match="does not speak HTTP"):
-        hello(connect(seconds=0.3))
+        hello(connect(), once=True)
 
 
 @pytest.mark.parametrize("protocol", ["0", "-1", "x", ""])
@@ -338,11 +340,13 @@ def test_a_later_than_the_bound_is_told_at_once(server, connection, status):
     assert "busy" in connection.reason
 
 
-def test_a_server_that_stays_busy_is_unavailable_in_its_own_words(server, connect):
-    server.otherwise = failure(503, "unavailable", "the registry is busy; try again")
+def test_a_server_that_stays_busy_is_unavailable_in_its_own_words(server, connection):
+    server.script += [failure(503, "unavailable", "the registry is busy; try again")] * 3
+    # So that the end does not depend on how long the machine takes for each attempt.
+    server.otherwise = failure(503, "unavailable", "the registry is busy; try again", **{"Retry-After": "60"})
     with pytest.raises(Unavailable, match=r"^the registry is busy; try again$"):
-        hello(connect(seconds=0.2))
-    assert 1 <= len(server.asked) <= 4  # after 0.02, 0.06, 0.14 s
+        hello(connection)
+    assert len(server.asked) == 4
 
 
 @pytest.mark.parametrize("step", [drop, reset], ids=["drop", "reset"])
@@ -378,7 +382,7 @@ def test_a_kept_connection_that_the_server_closed_costs_nothing(server, connect)
     met = threading.Barrier(4)
 
     def together(asked, line: Line):
-        met.wait(10)
+        met.wait(60)
         return ANSWER(asked, line)
 
     server.otherwise = together
@@ -408,7 +412,8 @@ def test_a_server_that_never_answers_is_unavailable(server, connect):
     connection = connect(seconds=0.3, silence=0.1)
     with pytest.raises(Unavailable, match=r"does not answer: no answer in time; try again later"):
         hello(connection)
-    assert 1 <= len(server.asked) <= 3
+    eventually(lambda: server.asked)  # it may read what was given up meanwhile
+    assert len(server.asked) <= 3
     assert not connection.online
 
 
@@ -416,6 +421,7 @@ def test_a_question_that_is_work_for_the_server_is_waited_for_and_not_asked_twic
     server.otherwise = stall
     with pytest.raises(Unavailable):
         connect(seconds=0.2, silence=0.05).call(Digests, "POST", "/v1/x", Digests([]))
+    eventually(lambda: server.asked)
     assert len(server.asked) == 1
 
 
@@ -429,6 +435,7 @@ def test_a_byte_now_and_then_does_not_go_on_for_ever(server, connect, where):
     server.otherwise = step
     with pytest.raises((Unavailable, NotFound)):
         hello(connect(seconds=0.2))
+    eventually(lambda: server.asked)
     assert len(server.asked) == 1
 
 
@@ -439,7 +446,7 @@ def test_a_body_that_stops_is_noticed_before_the_whole_time_is_over(server, conn
 
     server.script.append(step)
     server.otherwise = ANSWER
-    assert hello(connect(seconds=30.0, silence=0.1)) == HELLO
+    assert hello(connect(seconds=30.0, silence=1.0)) == HELLO
     assert len(server.asked) == 2
 
 
@@ -504,11 +511,11 @@ def test_a_certificate_is_expected_of_https(server, connect):
 
 
 @pytest.fixture
-def nobody(connect) -> Connection:
-    """A connection to an address where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    return connect(f"http://127.0.0.1:{port}")
+def nobody(connect, long_rests) -> Iterator[Connection]:
+    """A connection to an address where nobody listens, nor can begin to."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield connect(f"http://127.0.0.1:{taken.getsockname()[1]}", seconds=600.0)
 
 
 def test_who_never_answered_is_not_waited_for(nobody):
@@ -547,7 +554,8 @@ def test_a_probe_asks_in_any_case_and_closes_the_gap_for_all(server, connect):
 
 
 def test_a_restart_of_the_server_is_waited_for(server, connect):
-    connection = connect(seconds=3.0)
+    connection = connect(seconds=30.0)
+    connection._shortest_rest = 0.03
     server.otherwise = ANSWER
     hello(connection)
     server.deafen()
@@ -563,7 +571,8 @@ def test_a_restart_of_the_server_is_waited_for(server, connect):
     assert connection.online
 
 
-def test_who_has_another_answer_does_not_wait_for_a_restart(server, connection):
+def test_who_has_another_answer_does_not_wait_for_a_restart(server, connect, long_rests):
+    connection = connect(seconds=600.0)
     server.otherwise = ANSWER
     hello(connection)
     server.deafen()
@@ -575,12 +584,14 @@ def test_who_has_another_answer_does_not_wait_for_a_restart(server, connection):
 
 
 def test_after_a_long_outage_nobody_is_kept_waiting(server, connect):
-    connection = connect(seconds=0.3)
+    connection = connect(seconds=30.0)
     server.otherwise = ANSWER
     hello(connection)
     server.deafen()
+    hurry(connection)
     with pytest.raises(Unavailable):
         hello(connection, seconds=3600)
+    connection._shortest_rest = 60.0  # from the next attempt on
     requests = connection.requests
     for _ in range(5):
         with pytest.raises(Unavailable):
@@ -618,7 +629,7 @@ def test_close_ends_what_waits_and_refuses_what_comes(server, connection):
     eventually(lambda: len(server.asked) == 3)
     connection.close()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     connection.close()
     with pytest.raises(Unavailable, match="is closed"):
         hello(connection)
@@ -635,7 +646,7 @@ def test_close_ends_a_pause_between_attempts(server, connect):
     thread.start()
     eventually(lambda: server.asked)
     connection.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 

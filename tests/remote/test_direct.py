@@ -69,7 +69,7 @@ class Team:
         self.forget()
 
     @contextmanager
-    def client(self, name: str = "reader", *, seconds: float = 6.0, **credentials: Any) -> Iterator[Repository]:
+    def client(self, name: str = "reader", *, seconds: float = 60.0, **credentials: Any) -> Iterator[Repository]:
         with Repository.open(
             self.near.url,
             cache=CacheSettings(self.place / name, limit=None),
@@ -112,7 +112,7 @@ def teamed(
     far = Proxy(bucket.port)
     prefix = f"direct/{next(NUMBERS)}"
     setenv(monkeypatch, far.url)
-    stores = ObjectStores(f"s3://{s3.BUCKET}/{prefix}", spool=tmp_path / "spool", seconds=4.0)
+    stores = ObjectStores(f"s3://{s3.BUCKET}/{prefix}", spool=tmp_path / "spool", seconds=60.0)
     try:
         with far.fault(act, f"^(?!.*{SIGNED})"), serving(tmp_path, stores=stores, signed=signed) as served:
             near = Proxy(int(served.url.rpartition(":")[2]))
@@ -214,6 +214,8 @@ def test_urls_that_have_ended_are_renewed_by_one_request(tmp_path, rclone, monke
         assert read(client, "f00") == (team.source / "f00").read_bytes()
         client.reader.close()
         time.sleep(2.1)
+        # Those that come now last for as long as it takes to use them.
+        monkeypatch.setattr(team.served.service.signing, "_seconds", 900.0)
         team.forget()
         assert read(client, "large") == (team.source / "large").read_bytes()
         assert team.near.received(PACK) == 0
@@ -303,7 +305,7 @@ def whole(exchange: Exchange) -> None:
     ids=["silent", "403", "404", "500", "503", "redirect", "no ranges", "cut", "short", "trickling"],
 )
 def test_what_the_object_store_does_not_give_comes_through_the_server(team, act):
-    with team.client() as client:
+    with team.client(seconds=8.0) as client:  # of which the store has half
         with team.far.fault(act, SIGNED):
             assert read(client, "f03") == (team.source / "f03").read_bytes()
             assert read(client, "large") == (team.source / "large").read_bytes()

@@ -12,6 +12,7 @@ from artifactfs.model.query import Query
 from artifactfs.model.records import CommitRequest, CommitResult, VersionRecord
 from artifactfs.remote import wire
 from artifactfs.remote.registry import RemoteRegistry
+from tests.remote.conftest import hurry
 from tests.remote.scripted import Asked, Line, ScriptedServer, drop, failure, message, reply
 
 NAME = "bike-dataset"
@@ -58,7 +59,7 @@ def run(name: str, *, started: int = 1) -> RunRecord:
 
 @pytest.fixture
 def registry(connect) -> RemoteRegistry:
-    return RemoteRegistry(connect(seconds=5.0), project="default", memory=None)
+    return RemoteRegistry(connect(seconds=30.0), project="default", memory=None)
 
 
 # -- what never is answered from memory --------------------------------------------------------------------------------
@@ -93,11 +94,13 @@ def nothing(asked: Asked, line: Line) -> bool | None:
 @each_call
 def test_each_is_one_request_and_nothing_is_remembered(server, connect, path, call):
     server.otherwise = nothing
-    registry = RemoteRegistry(connect(seconds=0.5), project="default", memory=None)
+    connection = connect(seconds=30.0)
+    registry = RemoteRegistry(connection, project="default", memory=None)
     first = call(registry)
     assert call(registry) == first
     assert server.paths == [path] * 2
     server.deafen()
+    hurry(connection)
     with pytest.raises(Unavailable, match="cannot reach"):
         call(registry)
 

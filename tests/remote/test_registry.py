@@ -21,6 +21,7 @@ from artifactfs.remote import wire
 from artifactfs.remote.answers import Answers
 from artifactfs.remote.registry import RemoteRegistry
 from tests.conftest import eventually
+from tests.remote.conftest import hurry
 from tests.remote.scripted import Asked, Line, ScriptedServer, drop, failure, message, reply, stall
 
 NAME = "bike-dataset"
@@ -133,7 +134,7 @@ def memory() -> Kept:
 @pytest.fixture
 def open_registry(connect, memory) -> Callable[..., RemoteRegistry]:
     def call(project: str = "default", **bounds: float) -> RemoteRegistry:
-        return RemoteRegistry(connect(**({"seconds": 5.0} | bounds)), project=project, memory=memory)
+        return RemoteRegistry(connect(**({"seconds": 30.0} | bounds)), project=project, memory=memory)
 
     return call
 
@@ -280,7 +281,8 @@ def test_a_wait_without_news_ends_with_what_is(server, book, registry):
 
 def test_a_long_wait_is_several_polls_of_what_a_server_allows(server, book, registry, monkeypatch):
     monkeypatch.setattr(wire, "POLL_SECONDS", 0.05)
-    assert registry.changed(5, seconds=0.2) == 5
+    threading.Thread(target=lambda: (eventually(lambda: len(server.asked) >= 3), book.change(6))).start()
+    assert registry.changed(5, seconds=30) == 6
     assert len(server.asked) >= 3
     assert all(float(asked.words["seconds"]) <= 0.05 for asked in server.asked)
 
@@ -321,7 +323,7 @@ def test_answers_that_overtake_each_other_do_not_turn_the_revision_back(server, 
     slow = threading.Event()
 
     def late(asked: Asked, line: Line):
-        slow.wait(10)
+        slow.wait(60)
         return message(wire.Versions([]), revision=5)(asked, line)
 
     server.script.append(late)
@@ -358,7 +360,7 @@ def test_close_ends_a_wait(server, book, registry):
     thread.start()
     eventually(lambda: server.asked)
     registry.close()
-    thread.join(10)
+    thread.join(60)
     assert found == [5]
     registry.close()
 
@@ -383,6 +385,7 @@ def test_a_stalled_poll_is_noticed(server, book, open_registry):
     with pytest.raises(Unavailable, match="does not answer"):
         registry.changed(5, seconds=0.05)
     assert not registry.online
+    eventually(lambda: server.asked)  # it may read what was given up meanwhile
     assert len(server.asked) == 1
 
 
@@ -401,7 +404,7 @@ def test_what_was_asked_once_is_known_without_a_network(server, book, open_regis
 
 
 @each_read
-def test_what_was_never_asked_is_unavailable_at_once(server, open_registry, path, read):
+def test_what_was_never_asked_is_unavailable_at_once(server, open_registry, long_rests, path, read):
     server.deafen()
     registry = open_registry(seconds=600.0)
     for _ in range(5):
@@ -410,11 +413,11 @@ def test_what_was_never_asked_is_unavailable_at_once(server, open_registry, path
     assert registry._connection.requests == 1
 
 
-def test_a_fresh_process_without_a_network_makes_one_attempt(server, book, open_registry):
+def test_a_fresh_process_without_a_network_makes_one_attempt(server, book, open_registry, long_rests):
     first = open_registry()
     answers = [read(first) for _, read in READS]
     server.deafen()
-    registry = open_registry()
+    registry = open_registry(seconds=600.0)
     assert [read(registry) for _, read in READS] == answers
     assert registry._connection.requests == 1
 
@@ -497,9 +500,11 @@ def test_damaged_memory_is_as_if_forgotten(server, book, open_registry, memory):
 
 
 def test_without_memory_this_process_s_own_answers_serve(server, book, connect):
-    registry = RemoteRegistry(connect(seconds=0.3), project="default", memory=None)
+    connection = connect(seconds=30.0)
+    registry = RemoteRegistry(connection, project="default", memory=None)
     versions = registry.versions(NAME)
     server.deafen()
+    hurry(connection)
     assert registry.versions(NAME) == versions
     with pytest.raises(Unavailable):
         registry.artifacts()
@@ -515,7 +520,8 @@ def test_answers_in_memory_are_bounded(server, book, connect, monkeypatch):
 
 
 def test_a_restart_is_waited_for_by_who_has_no_other_answer(server, book, open_registry):
-    registry = open_registry(seconds=3.0)
+    registry = open_registry(seconds=30.0)
+    registry._connection._shortest_rest = 0.03
     registry.artifacts()
     server.deafen()
 
@@ -529,7 +535,8 @@ def test_a_restart_is_waited_for_by_who_has_no_other_answer(server, book, open_r
     thread.join()
 
 
-def test_a_busy_server_is_waited_for_and_never_replaced_by_old_answers(server, book, registry):
+def test_a_busy_server_is_waited_for_and_never_replaced_by_old_answers(server, book, registry, monkeypatch):
+    monkeypatch.setattr("artifactfs.remote.client.PROXY_SECONDS", 30.0)
     registry.versions(NAME)
     book.versions[NAME] = [record(0)]
     server.script += [failure(503, "unavailable", "busy", **{"Retry-After": "0"}), drop, reply(502, protocol=None)]
@@ -537,8 +544,8 @@ def test_a_busy_server_is_waited_for_and_never_replaced_by_old_answers(server, b
     assert len(server.asked) == 5
 
 
-def test_a_proxy_whose_server_stays_away_is_as_no_network(server, book, open_registry):
-    registry = open_registry(seconds=60.0)
+def test_a_proxy_whose_server_stays_away_is_as_no_network(server, book, open_registry, long_rests):
+    registry = open_registry(seconds=600.0)
     versions = registry.versions(NAME)
     server.otherwise = reply(502, protocol=None)
     assert registry.versions(NAME) == versions
@@ -658,7 +665,7 @@ def test_sessions_are_opened_renewed_and_closed(server, registry):
 
 
 def test_check_gives_the_server_time(server, open_registry):
-    registry = open_registry(seconds=5.0, silence=0.1)
+    registry = open_registry(seconds=30.0, silence=0.1)
 
     def slow(asked: Asked, line: Line):
         line.server.closing.wait(0.3)

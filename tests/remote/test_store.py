@@ -12,6 +12,7 @@ from blake3 import blake3
 from artifactfs.errors import Access, Format, Integrity, InvalidInput, NoSpace, NotFound, Unavailable
 from artifactfs.remote import wire
 from artifactfs.remote.store import BLOCK, RemoteStore
+from tests.conftest import eventually
 from tests.remote.scripted import (
     Line,
     ScriptedServer,
@@ -152,7 +153,7 @@ def test_a_server_may_give_less_than_asked_for_if_it_says_so(server, store):
     ids=["drop", "reset", "stall", "503", "500", "429", "own 503", "stall in the body"],
 )
 def test_what_passes_is_waited_out(server, connect, step):
-    store = RemoteStore(connect(seconds=5.0, silence=0.1), "default", spool=None)
+    store = RemoteStore(connect(seconds=30.0, silence=1.0), "default", spool=None)
     server.otherwise = WHOLE
     server.script += [step, step]
     assert store.read(KEY, 7, 100_000) == DATA[7:100_007]
@@ -175,7 +176,8 @@ def test_what_does_not_pass_is_unavailable(server, hurried, step):
     server.otherwise = step
     with pytest.raises(Unavailable):
         hurried.read(KEY, 0, SIZE)
-    assert 1 <= len(server.asked) <= 6
+    eventually(lambda: server.asked)  # it may read what was given up meanwhile
+    assert len(server.asked) <= 6
 
 
 def test_a_failed_object_says_nothing_of_others(server, connect):
@@ -185,6 +187,7 @@ def test_a_failed_object_says_nothing_of_others(server, connect):
     with pytest.raises(Unavailable):
         store.read(KEY, 0, SIZE)
     assert connection.online
+    connection.seconds = connection.silence = 30.0
     server.otherwise = WHOLE
     assert store.read(KEY, 0, 10) == DATA[:10]
 
@@ -205,11 +208,13 @@ def test_a_failed_object_says_nothing_of_others(server, connect):
         (203, "bytes 10-109/1000000"),
     ],
 )
-def test_another_range_than_was_asked_for_is_never_served(server, store, hurried, status, said):
+def test_another_range_than_was_asked_for_is_never_served(server, store, monkeypatch, status, said):
     server.otherwise = reply(status, b"x" * 100, {"Content-Range": said} if said else {})
-    with pytest.raises(Unavailable, match="another range"):
-        hurried.read(KEY, 10, 100)
-    assert 1 <= len(server.asked) <= 5
+    with monkeypatch.context() as patch:
+        patch.setattr("artifactfs.remote.client.FIRST_DELAY", 3600.0)  # there is no time for a second attempt
+        with pytest.raises(Unavailable, match="another range"):
+            store.read(KEY, 10, 100)
+    assert len(server.asked) == 1
     server.script.append(server.otherwise)
     server.otherwise = WHOLE
     assert store.read(KEY, 10, 100) == DATA[10:110]
