@@ -254,7 +254,9 @@ def test_staging_counts_in_a_limit(cli, put_small, mounted):
     assert (staging / "kept").stat().st_size == 3 << 20
     assert os.statvfs(staging).f_blocks * os.statvfs(staging).f_frsize == 8 << 20
     assert "of 8.0 MiB" in cli("status").stdout
-    staged, *_ = json.loads(cli("status", "--json").stdout)  # a dead mount of another test, which runs beside it, is root's too
+    staged, *_ = json.loads(
+        cli("status", "--json").stdout
+    )  # a dead mount of another test, which runs beside it, is root's too
     assert staged["staging_limit"] == 8 << 20
     assert 3 << 20 <= staged["staging_bytes"] <= 8 << 20
     (staging / "large").unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from tests.conftest import eventually
 from tests.mounted.living import Mounted, held_open, living
 
 SIZE = 70 << 20  # more than a pack
+ATTEMPTS = 4
 # Linux 6.9 has passthrough; before it the same reads come from the page cache, or from the daemon once that was dropped.
 OFFERED = tuple(int(part) for part in platform.release().split(".")[:2]) >= (6, 9)
 
@@ -70,11 +71,17 @@ def wait_for_releases(mounted: Mounted, before: int) -> None:
 
 def test_a_large_file_in_memory_is_verified_at_its_first_open(mounted: Mounted, source: Path) -> None:
     path, expected = mounted.root / "data/v0/large", (source / "large").read_bytes()
-    found: list[bytes] = []
-    bring_to_memory(mounted)
-    requests = mounted.requests_of(lambda: found.append(path.read_bytes()))
-    assert found == [expected]
-    assert requests["open"] == 1
+    for _ in range(ATTEMPTS):
+        found: list[bytes] = []
+        bring_to_memory(mounted)
+        requests = mounted.requests_of(lambda found=found: found.append(path.read_bytes()))
+        assert found == [expected]
+        assert requests["open"] == 1
+        if not requests["read"]:
+            break
+        # The kernel had given pages up again before they were asked for: another first open.
+        mounted.unmount()
+        mounted.mount()
     assert (requests["read"] == 0) == OFFERED
 
 
