@@ -331,7 +331,7 @@ def force_detach(path: str, leave: Callable[[], bool] | None = None) -> None:
         return
     root = os.open(path, os.O_PATH | os.O_DIRECTORY)
     try:
-        bounded(ABORT_SECONDS, lambda: sync(path))
+        bounded(ABORT_SECONDS, lambda: _write_back(path, root))
         if os.geteuid() == 0:
             _detach_as_root(path, _MNT_DETACH | _MNT_FORCE)
         else:
@@ -342,6 +342,15 @@ def force_detach(path: str, leave: Callable[[], bool] | None = None) -> None:
             bounded(ABORT_SECONDS, lambda: _wake(root, leave))
     finally:
         os.close(root)
+
+
+def _write_back(path: str, root: int) -> None:
+    """Have dirty pages written. For FUSE syncfs(2) waits for no answer, and cutting the connection would lose what it began.
+
+    But requests are taken in order: when the next one is answered, these writes are being carried out, and what is, is finished.
+    """
+    sync(path)
+    os.fstatvfs(root)
 
 
 def _wake(root: int, leave: Callable[[], bool]) -> None:
