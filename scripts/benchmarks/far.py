@@ -130,14 +130,18 @@ class Far:
         """What passes meanwhile is appended ``into`` a list."""
         lines, before = len(self._lines()), self.relay.counts()
         yield
-        found, after = self._lines(), self.relay.counts()
-        while True:  # until nothing comes any more: on a busy machine it may take longer
-            time.sleep(_QUIET_SECONDS)
-            seen, (found, after) = (found, after), (self._lines(), self.relay.counts())
-            if (len(found), after) == (len(seen[0]), seen[1]):
-                break
+        found, after = self._settled()
         requests = [request(line) for line in found[lines:]]
         into.append(Traffic(requests, after["up"] - before["up"], after["down"] - before["down"]))
+
+    def _settled(self) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """The log's lines and the relay's counts, once nothing comes any more: on a busy machine that may take longer."""
+        found = self._lines(), self.relay.counts()
+        while True:
+            time.sleep(_QUIET_SECONDS)
+            before, found = found, (self._lines(), self.relay.counts())
+            if found == before:
+                return found
 
     def _lines(self) -> list[dict[str, Any]]:
         return access(self._notes.read_text(encoding="utf-8", errors="replace"))
