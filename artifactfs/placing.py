@@ -34,23 +34,27 @@ def open_stores_at(registry: SQLRegistry, url: str, ground: Ground, *, moved: bo
     """As :func:`open_stores`, of packs that are at ``url`` from now on: a bucket (``s3://bucket/prefix``), or "local".
 
     They are asked for once, and only then it is remembered. Conflict when the packs were said to be elsewhere, or some are beside the
-    registry, unless they were ``moved``.
+    registry, unless they were ``moved``; and when somebody said otherwise meanwhile.
     """
     known, new = registry.store_url(), canonical(url)
     if new != known and not moved and (known or registry.pack_totals()[0]):
-        raise Conflict(
-            f"the packs of this repository are in {known or 'its directory'}, not in {new or 'its directory'}; copy them there with "
-            "their keys as they are, and say so once with --store-moved"
-        )
+        raise _elsewhere(known, new)
     stores = _open(new, ground)
     try:
         stores.check()
-        if new != known:
-            registry.record_store(new)
+        if new != known and (now := registry.record_store(new, instead_of=known)) != new:
+            raise _elsewhere(now, new)
     except BaseException:
         stores.close()
         raise
     return stores
+
+
+def _elsewhere(known: str, new: str) -> Conflict:
+    return Conflict(
+        f"the packs of this repository are in {known or 'its directory'}, not in {new or 'its directory'}; copy them there with "
+        "their keys as they are, and say so once with --store-moved"
+    )
 
 
 def _open(url: str, ground: Ground) -> Stores:

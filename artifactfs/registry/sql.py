@@ -283,9 +283,12 @@ class SQLRegistry:
         """The bucket that the packs of all projects are in; empty: they are beside the registry."""
         return self._stated(STORE_KEY)
 
-    def record_store(self, url: str) -> None:
-        """Remember where the packs of all projects are."""
-        self._state(STORE_KEY, url)
+    def record_store(self, url: str, *, instead_of: str) -> str:
+        """Remember where the packs of all projects are, if ``instead_of`` is what was remembered; returns what is remembered now.
+
+        Servers that start side by side, each with the bucket that it was told, agree by it.
+        """
+        return self._state(STORE_KEY, url, instead_of=instead_of)
 
     def other_registry(self) -> str:
         """The registry, in words, whose packs lie beside this one; empty: they are this one's."""
@@ -293,16 +296,21 @@ class SQLRegistry:
 
     def record_other_registry(self, words: str) -> None:
         """Remember that the packs beside this registry are another one's, so that nobody takes them for garbage."""
-        self._state(OTHER_KEY, words)
+        self._state(OTHER_KEY, words, instead_of=None)
 
     def _stated(self, key: str) -> str:
         with self._database.reading() as connection:
             return connection.execute(_STATED, {"called": key}).scalar_one_or_none() or ""
 
-    def _state(self, key: str, value: str) -> None:
+    def _state(self, key: str, value: str, *, instead_of: str | None) -> str:
+        row = meta.c.key == key
         with self._database.writing(durable=True) as connection:
-            connection.execute(meta.delete().where(meta.c.key == key))
-            connection.execute(meta.insert().values(key=key, value=value))
+            # First: it waits for whoever is about to insert the same key, where a DELETE would see nothing and go on.
+            self._database.insert_absent(connection, meta, ("key", "value"), [(key, value)])
+            old = row if instead_of is None else row & (meta.c.value == instead_of)
+            connection.execute(meta.update().where(old).values(value=value))
+            now: str = connection.execute(_STATED, {"called": key}).scalar_one()
+        return now
 
     def pack_totals(self) -> tuple[int, int]:
         """How many packs all projects of this database hold, and how many bytes these have."""

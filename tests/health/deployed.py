@@ -112,7 +112,7 @@ class Deployed:
     def open(self) -> Repository:
         registry = open_registry(self.url, create=True, keys=ProjectKeys(self._credentials))
         if self.objects.url and not registry.store_url():
-            registry.record_store(self.objects.url)
+            registry.record_store(self.objects.url, instead_of="")
         beside = self.objects.beside
         return Repository.over(
             registry,

@@ -36,10 +36,10 @@ from artifactfs.registry import postgresql
 from artifactfs.registry.opening import open_registry
 from artifactfs.registry.postgresql import WRITERS, PostgresDatabase, parameters_of
 from artifactfs.registry.postgresql_errors import translated
-from artifactfs.registry.schema import FORMAT, TABLES
+from artifactfs.registry.schema import FORMAT, STORE_KEY, TABLES, meta
 from artifactfs.registry.sql import SQLRegistry
 from tests.conformance.registry import NAME, commit, digest, request
-from tests.conftest import TESTS
+from tests.conftest import TESTS, eventually
 from tests.postgres import Server, running
 from tests.registry.invented import pack_of
 
@@ -624,6 +624,28 @@ def test_revisions_rise_with_every_change_and_no_follower_misses_one(open_again)
     assert seen[-1][1] == 30
     counts = [count for _, count in seen]
     assert counts == sorted(counts)
+
+
+def test_servers_that_start_side_by_side_agree_on_the_bucket(registry, open_again):
+    """Who comes second waits for the first, whose transaction it cannot see."""
+    other = open_again()
+
+    def waiting() -> int:
+        """How many clients wait for another one. Asked apart: one transaction is told the same again and again."""
+        with registry._database.reading() as connection:
+            return connection.exec_driver_sql(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            ).scalar_one()
+
+    with ThreadPoolExecutor(2) as threads:
+        with registry._database.writing(durable=True) as connection:
+            registry._database.insert_absent(connection, meta, ("key", "value"), [(STORE_KEY, "s3://bucket/a")])
+            same, another = (
+                threads.submit(other.record_store, f"s3://bucket/{name}", instead_of="") for name in ("a", "b")
+            )
+            eventually(lambda: waiting() == 2)
+        assert same.result(60) == another.result(60) == "s3://bucket/a"
+    assert registry.store_url() == "s3://bucket/a"
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
