@@ -38,9 +38,11 @@ def graph(root: VersionRecord, runs: dict[str, tuple[list[int], list[int]]], ver
         for number in ends[output]
     ]
 
+    made = {name: run(name) for name in runs}
+
     def ask(wanted, ids) -> Links:
         found = [link for link in links if link.version in wanted or link.run in ids]
-        return Links(found, [run(name) for name in runs], versions)
+        return Links(found, [made[name] for name in {link.run for link in found}], versions)
 
     return walk(root, ask)
 
