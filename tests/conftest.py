@@ -7,6 +7,7 @@ fails, and the session ends with a look for mounts and processes that were left 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import select
@@ -24,6 +25,7 @@ from hypothesis import settings
 
 from artifactfs.repository import Repository
 from tests.postgres import empty_database, postgres, postgres_registry, postgres_url
+from tests.spawner import Spawner
 
 if TYPE_CHECKING:
     from tests import s3
@@ -38,6 +40,7 @@ pytest.register_assert_rewrite(
 __all__ = ["empty_database", "postgres", "postgres_registry", "postgres_url"]
 
 TESTS = Path(__file__).parent
+SPAWNER = Spawner()
 COMMAND_SECONDS = 120
 GONE_SECONDS = 60.0
 STOPPED_SECONDS = 90  # a server's own bound for requests that are under way is 30
@@ -95,14 +98,20 @@ class Cli:
 
     def run(self, *words: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Finished:
         """Run a command to its end, whatever its exit status."""
-        with self.start(*words, cwd=cwd, env=env) as process:
-            try:
-                stdout, stderr = process.communicate(timeout=COMMAND_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
-        assert "Traceback" not in stderr, stderr
-        return Finished(process.returncode, stdout, stderr)
+        given, environment = [str(word) for word in words], {**self.env, **(env or {})}
+        if self.program == Cli.program and SPAWNER.can(given, environment):
+            status, *said = SPAWNER.run(given, cwd=cwd or self.cwd, env=environment, seconds=COMMAND_SECONDS)
+            finished = Finished(status, *(io.TextIOWrapper(io.BytesIO(text)).read() for text in said))
+        else:
+            with self.start(*words, cwd=cwd, env=env) as process:
+                try:
+                    stdout, stderr = process.communicate(timeout=COMMAND_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise
+            finished = Finished(process.returncode, stdout, stderr)
+        assert "Traceback" not in finished.stderr, finished.stderr
+        return finished
 
     def __call__(self, *words: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Finished:
         """Run a command that must succeed."""
@@ -139,7 +148,7 @@ def mounts_below(directory: Path) -> list[str]:
 
 
 def daemons_below(directory: Path) -> list[int]:
-    """Processes of mounts whose home lies below a directory."""
+    """Processes of mounts whose home, or whose log, lies below a directory."""
     found = []
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
@@ -148,8 +157,9 @@ def daemons_below(directory: Path) -> list[int]:
             if (process / "comm").read_text().strip() != "artifactfs":
                 continue
             environment = (process / "environ").read_bytes().split(b"\0")
-            home = next((Path(os.fsdecode(word[5:])) for word in environment if word.startswith(b"HOME=")), None)
-            if home is not None and home.is_relative_to(directory):
+            places = [Path(os.fsdecode(word[5:])) for word in environment if word.startswith(b"HOME=")]
+            places.append((process / "fd/1").readlink())  # the environment may be the spawner's
+            if any(place.is_relative_to(directory) for place in places):
                 found.append(int(process.name))
     return found
 
@@ -167,7 +177,7 @@ def watching(pid: int) -> Iterator[int]:
 def ended(watch: int, seconds: float = GONE_SECONDS) -> bool:
     """Whether the process behind a pidfd ends in time: with all its threads, and all that it held.
 
-    :func:`daemons_below` finds one no more as soon as it begins to end, when its environment has gone.
+    :func:`daemons_below` finds one no more as soon as it begins to end, when its environment and descriptors have gone.
     """
     poll = select.poll()
     poll.register(watch, select.POLLIN)
