@@ -32,7 +32,8 @@ from artifactfs.errors import (
     Unavailable,
 )
 from artifactfs.model.query import Query
-from artifactfs.registry import postgresql
+from artifactfs.model.retention import RetentionRule
+from artifactfs.registry import postgresql, retention
 from artifactfs.registry.opening import open_registry
 from artifactfs.registry.postgresql import WRITERS, PostgresDatabase, parameters_of
 from artifactfs.registry.postgresql_errors import translated
@@ -626,26 +627,47 @@ def test_revisions_rise_with_every_change_and_no_follower_misses_one(open_again)
     assert counts == sorted(counts)
 
 
+def waiting(registry: SQLRegistry) -> int:
+    """How many clients wait for another one. Asked apart: one transaction is told the same again and again."""
+    with registry._database.reading() as connection:
+        return connection.exec_driver_sql(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ).scalar_one()
+
+
 def test_servers_that_start_side_by_side_agree_on_the_bucket(registry, open_again):
     """Who comes second waits for the first, whose transaction it cannot see."""
     other = open_again()
-
-    def waiting() -> int:
-        """How many clients wait for another one. Asked apart: one transaction is told the same again and again."""
-        with registry._database.reading() as connection:
-            return connection.exec_driver_sql(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            ).scalar_one()
-
     with ThreadPoolExecutor(2) as threads:
         with registry._database.writing(durable=True) as connection:
             registry._database.insert_absent(connection, meta, ("key", "value"), [(STORE_KEY, "s3://bucket/a")])
             same, another = (
                 threads.submit(other.record_store, f"s3://bucket/{name}", instead_of="") for name in ("a", "b")
             )
-            eventually(lambda: waiting() == 2)
+            eventually(lambda: waiting(registry) == 2)
         assert same.result(60) == another.result(60) == "s3://bucket/a"
     assert registry.store_url() == "s3://bucket/a"
+
+
+@pytest.mark.parametrize("artifact", ["", NAME])
+def test_of_two_that_set_one_retention_rule_at_once_the_second_one_counts(registry, open_again, monkeypatch, artifact):
+    commit(registry, "a")
+    other = open_again()
+    second = []
+
+    def read_when_another_waits(connection, of):
+        """Called in the transaction of each, when it has set its rule."""
+        if not second:
+            second.append(threads.submit(other.retention.set_rule, RetentionRule(artifact=artifact, keep_last=2)))
+            eventually(lambda: waiting(registry) == 1)
+        return rules(connection, of)
+
+    rules = retention._rules
+    monkeypatch.setattr(retention, "_rules", read_when_another_waits)
+    with ThreadPoolExecutor(1) as threads:
+        assert registry.retention.set_rule(RetentionRule(artifact=artifact, keep_last=1)).keep_last == 1
+        assert second[0].result(60).keep_last == 2
+    assert [rule.keep_last for rule in registry.retention.rules()] == [2]
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
