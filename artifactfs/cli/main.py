@@ -51,6 +51,33 @@ COMMANDS: Final = (
     ("Repository and help", "setup", ("doctor", "help", "completion")),
 )
 
+# What other tools call it: git, DVC, Docker, W&B and the shell.
+OTHER_COMMANDS: Final = {
+    "add": ("put",),
+    "checkout": ("get", "stage"),
+    "cp": ("copy",),
+    "download": ("get",),
+    "du": ("stats",),
+    "fsck": ("verify",),
+    "history": ("log",),
+    "info": ("show",),
+    "list": ("ls",),
+    "login": ("token",),
+    "mv": ("rename",),
+    "pull": ("get", "copy"),
+    "push": ("put", "copy"),
+    "remove": ("delete",),
+    "reset": ("discard",),
+    "rm": ("delete",),
+    "search": ("find",),
+    "server": ("serve",),
+    "sync": ("copy",),
+    "umount": ("unmount",),
+    "undelete": ("restore",),
+    "upload": ("put",),
+}
+OTHER_OPTIONS: Final = {"-m": "--description", "--message": "--description"}
+
 
 class Commands(click.Group):
     """The group: finds a command's module by name, lists commands by subject."""
@@ -70,6 +97,22 @@ class Commands(click.Group):
                 assert isinstance(command, click.Command)  # noqa: S101 - the table above names commands only
                 return command
         return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it; an unknown word is answered with the command that was meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            meant = OTHER_COMMANDS.get(args[0]) or get_close_matches(args[0], self.list_commands(ctx), n=2, cutoff=0.7)
+            if not meant:
+                raise
+            raise click.UsageError(
+                f"No such command {args[0]!r}. Did you mean {' or '.join(map(repr, meant))}?", ctx
+            ) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Commands in sections."""
@@ -189,6 +232,10 @@ def fail(message: str, status: int = 1) -> int:
 
 
 def _wrong_usage(error: click.UsageError) -> int:
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        meant = OTHER_OPTIONS.get(error.option_name)
+        if meant is not None and any(meant in parameter.opts for parameter in error.ctx.command.params):
+            error = click.UsageError(f"No such option {error.option_name!r}. Did you mean {meant!r}?", error.ctx)
     message = error.format_message().rstrip(".")
     path = error.ctx.command_path if error.ctx is not None else "artifactfs"
     text = " ".join(message.split())

@@ -12,7 +12,7 @@ from importlib.resources import files
 import pytest
 
 from artifactfs.cli.fstab import translate
-from artifactfs.cli.main import COMMANDS
+from artifactfs.cli.main import COMMANDS, OTHER_COMMANDS
 from artifactfs.cli.setup import TASKS
 from artifactfs.errors import InvalidInput
 
@@ -82,6 +82,15 @@ def test_help_shows_documents_as_they_are_when_piped(cli):
     ("words", "said"),
     [
         (["nope"], "No such command 'nope'; see artifactfs --help"),
+        (["comit"], "No such command 'comit'. Did you mean 'commit'? see artifactfs --help"),
+        (["umount", "x"], "No such command 'umount'. Did you mean 'unmount'? see artifactfs --help"),
+        (["push", "x"], "No such command 'push'. Did you mean 'put' or 'copy'? see artifactfs --help"),
+        (["commit", "-m", "x"], "No such option '-m'. Did you mean '--description'? see artifactfs commit --help"),
+        (
+            ["put", "--message=x", "a"],
+            "No such option '--message'. Did you mean '--description'? see artifactfs put --help",
+        ),
+        (["ls", "-m"], "No such option '-m'; see artifactfs ls --help"),
         (["ls", "a", "b"], "see artifactfs ls --help"),
         (["alias", "add", "x"], "Missing argument 'ALIAS...'; see artifactfs alias add --help"),
         (["put", "--typ", "x"], "Did you mean '--type'? see artifactfs put --help"),
@@ -104,6 +113,11 @@ def test_wrong_usage_is_one_line_and_status_2(cli, words, said):
     message = cli.refuses(*words, status=2)
     assert said in message
     assert "\n" not in message
+
+
+def test_what_other_tools_call_a_command_names_one_that_is_there():
+    assert set(OTHER_COMMANDS).isdisjoint(NAMES)
+    assert {name for meant in OTHER_COMMANDS.values() for name in meant} <= set(NAMES)
 
 
 def test_no_command_shows_help_as_wrong_usage(cli):
