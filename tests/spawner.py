@@ -66,9 +66,10 @@ class Spawner:
 
         Raises subprocess.TimeoutExpired after ``seconds`` that it did not end or somebody held its streams; it is killed then.
         """
-        deadline = time.monotonic() + seconds
         with contextlib.ExitStack() as stack:
-            outcome, theirs = (stack.enter_context(each) for each in socket.socketpair())
+            outcome, theirs = (
+                stack.enter_context(each) for each in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            )
             pipes = [os.pipe(), os.pipe()]
             reads = [stack.enter_context(os.fdopen(read, "rb", 0)) for read, _ in pipes]
             message = json.dumps({"words": list(words), "cwd": str(cwd), "env": dict(env)}).encode()
@@ -80,18 +81,20 @@ class Spawner:
                 for _, write in pipes:
                     os.close(write)
                 theirs.close()
+            outcome.settimeout(START_SECONDS)
+            pid = outcome.recv(MESSAGE_BYTES)
             said = {each.fileno(): bytearray() for each in (*reads, outcome)}
-            complete = _read(said, deadline)
+            complete = _read(said, time.monotonic() + seconds)
             output, errors = (bytes(said[each.fileno()]) for each in reads)
-            numbers = [int(number) for number in said[outcome.fileno()].split()]  # of the process, then its status
+            status = said[outcome.fileno()]
             if not complete:
-                if len(numbers) == 1:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(numbers[0], signal.SIGKILL)
+                if not status:
+                    with contextlib.suppress(ProcessLookupError):  # it may end just now
+                        os.kill(int(pid), signal.SIGKILL)
                 raise subprocess.TimeoutExpired(list(words), seconds, output, errors)
-            if len(numbers) != 2:
+            if not status:
                 raise RuntimeError("the spawner ended before the command did")
-            return numbers[1], output, errors
+            return int(status), output, errors
 
     def _started(self) -> socket.socket:
         if self._socket is None:
@@ -178,7 +181,7 @@ def serve(requests: socket.socket) -> tuple[list[str], list[int]]:
                 os.chdir(request["cwd"])
                 return request["words"], handed[1:]
             with contextlib.suppress(BrokenPipeError):  # who asked waits no more
-                waiting.send(f"{child} ".encode())
+                waiting.send(f"{child}".encode())
             for each in handed[1:]:
                 os.close(each)
             watch = os.pidfd_open(child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -33,19 +34,19 @@ LONG = (sys.executable, "-X", "utf8=0", "-m", "artifactfs")  # another program t
     ids=lambda words: "-".join(words).encode("ascii", "replace").decode() or "nothing",
 )
 def test_both_ways_end_alike(cli, words):
+    """Each in a copy of one home, with one repository, as what is told has times."""
+    homes = [cli.home / name for name in ("spawned", "long")]
+    homes[0].mkdir()
+    (homes[0] / "größe\udcff").write_bytes(b"one")  # no UTF-8
+    (homes[0] / "file").write_text("two\n")
+    cli("put", "data", homes[0] / "file", env={"HOME": str(homes[0])})
+    shutil.copytree(*homes)
     said = []
-    for name, program in (("spawned", Cli.program), ("long", LONG)):
-        cli.cwd = cli.home / name
-        cli.cwd.mkdir()
-        (cli.cwd / "größe\udcff").write_bytes(b"one")  # no UTF-8
-        (cli.cwd / "file").write_text("two\n")
-        cli.env["HOME"] = str(cli.cwd)
+    for home, program in zip(homes, (Cli.program, LONG), strict=True):
+        cli.program, cli.cwd, cli.env["HOME"] = program, home, str(home)
         assert SPAWNER.can(list(words), cli.env)
-        cli.program = Cli.program
-        cli("put", "data", "file")
-        cli.program = program
         finished = cli.run(*words)
-        said.append((finished.status, *(text.replace(name, "") for text in (finished.stdout, finished.stderr))))
+        said.append((finished.status, *(text.replace(str(home), "~") for text in (finished.stdout, finished.stderr))))
     assert said[0] == said[1]
 
 
