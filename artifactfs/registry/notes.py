@@ -24,17 +24,26 @@ _EXCHANGE: Final = (
 
 def read(connection: Connection, project: str, topic: str) -> str | None:
     """The note, or None."""
-    return connection.execute(_READ, {"called": _key(project, topic)}).scalar()
+    return read_row(connection, _key(project, topic))
 
 
 def exchange(connection: Connection, database: Database, project: str, topic: str, old: str | None, new: str) -> bool:
     """Replace a note, if it is still ``old``, in the caller's transaction."""
-    key = _key(project, topic)
+    return exchange_row(connection, database, _key(project, topic), old, new)
+
+
+def read_row(connection: Connection, key: str) -> str | None:
+    """The value of a row of ``meta``, or None."""
+    return connection.execute(_READ, {"called": key}).scalar()
+
+
+def exchange_row(connection: Connection, database: Database, key: str, old: str | None, new: str) -> bool:
+    """As :func:`exchange`, of a row by its own key. Waits for whoever is about to insert it, or has changed it."""
     if old is None:
-        if read(connection, project, topic) is not None:
+        if read_row(connection, key) is not None:
             return False
         database.insert_absent(connection, meta, ("key", "value"), [(key, new)])
-        return read(connection, project, topic) == new
+        return read_row(connection, key) == new
     return connection.execute(_EXCHANGE, {"called": key, "old": old, "new": new}).rowcount == 1
 
 

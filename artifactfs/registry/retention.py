@@ -186,9 +186,8 @@ class SQLRetention:
         check_rule(rule)
         checks.check_words(by, "who sets a rule", most=255)
         with self._writing(durable=True) as (connection, of):
-            connection.execute(
-                _ONE_AT_A_TIME, {"of": of}
-            )  # else two that replace one rule both remove, and then insert it
+            # Else two that replace one rule both remove the old one, and then both insert theirs.
+            connection.execute(_ONE_AT_A_TIME, {"of": of})
             which = _which(connection, of, rule.artifact)
             connection.execute(_REMOVE_RULE, {"of": of, "which": which})
             row = {

@@ -41,7 +41,7 @@ from artifactfs.registry.collection import CollectionTable
 from artifactfs.registry.consistency import breaches
 from artifactfs.registry.database import BUSY_SECONDS, CHECK_SECONDS, Database
 from artifactfs.registry.retention import SQLRetention
-from artifactfs.registry.schema import OTHER_KEY, STORE_KEY, meta, project
+from artifactfs.registry.schema import OTHER_KEY, STORE_KEY, project
 from artifactfs.registry.sqlite import SQLiteDatabase
 from artifactfs.registry.tokens import TokenTable
 from artifactfs.sealing import key_id
@@ -61,7 +61,6 @@ _RAISE_REVISION: Final = (
     .where(project.c.id == bindparam("of"))
     .values(revision=case((project.c.revision >= bindparam("now"), project.c.revision + 1), else_=bindparam("now")))
 )
-_STATED: Final = select(meta.c.value).where(meta.c.key == bindparam("called"))
 _NO_PROJECT: Final = 0  # identifiers begin at 1
 
 
@@ -296,21 +295,18 @@ class SQLRegistry:
 
     def record_other_registry(self, words: str) -> None:
         """Remember that the packs beside this registry are another one's, so that nobody takes them for garbage."""
-        self._state(OTHER_KEY, words, instead_of=None)
+        self._state(OTHER_KEY, words, instead_of=self.other_registry())
 
     def _stated(self, key: str) -> str:
         with self._database.reading() as connection:
-            return connection.execute(_STATED, {"called": key}).scalar_one_or_none() or ""
+            return notes.read_row(connection, key) or ""
 
-    def _state(self, key: str, value: str, *, instead_of: str | None) -> str:
-        row = meta.c.key == key
+    def _state(self, key: str, value: str, *, instead_of: str) -> str:
         with self._database.writing(durable=True) as connection:
-            # First: it waits for whoever is about to insert the same key, where a DELETE would see nothing and go on.
-            self._database.insert_absent(connection, meta, ("key", "value"), [(key, value)])
-            old = row if instead_of is None else row & (meta.c.value == instead_of)
-            connection.execute(meta.update().where(old).values(value=value))
-            now: str = connection.execute(_STATED, {"called": key}).scalar_one()
-        return now
+            found = notes.read_row(connection, key)
+            if (found or "") == instead_of:
+                notes.exchange_row(connection, self._database, key, found, value)
+            return notes.read_row(connection, key) or ""
 
     def pack_totals(self) -> tuple[int, int]:
         """How many packs all projects of this database hold, and how many bytes these have."""
