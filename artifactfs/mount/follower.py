@@ -22,8 +22,9 @@ POLL_SECONDS: Final = 25.0
 """How long one question for changes waits. Proxies give up after 30 s at the earliest; and a lost connection that nobody has noticed
 is noticed by then."""
 FIRST_SECONDS: Final = 0.5
-LONGEST_SECONDS: Final = 5.0
-"""After a failure it is tried again after the first of these, then after twice as long each time, up to the second."""
+LONGEST_SECONDS: Final = 1.5
+"""After a failure it is tried again after the first of these, then after twice as long each time, up to the second: a network that is
+back is noticed, and what is new shown, within the two seconds in which it always is."""
 STOP_SECONDS: Final = 10.0
 
 _logger = logging.getLogger(__name__)

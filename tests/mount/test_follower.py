@@ -11,6 +11,8 @@ from artifactfs.mount import follower as following
 from artifactfs.mount.follower import Follower
 from tests.conftest import eventually
 
+FIRST, LONGEST = following.FIRST_SECONDS, following.LONGEST_SECONDS
+
 
 class Registry:
     """Answers as the test says; ``questions`` are the calls of ``changed``: after which revision, and for how long."""
@@ -115,6 +117,28 @@ def test_out_of_reach_it_tries_again_and_refreshes_at_the_return(registry, follo
     assert caplog.text.count("cannot reach it") == 2
     assert caplog.text.count("answers again") == 2
     assert "Traceback" not in caplog.text
+
+
+def test_after_an_outage_what_is_new_is_shown_as_soon_as_ever(registry, monkeypatch):
+    """Within two seconds: no pause is longer, however long the outage was, and an attempt needs some time too."""
+    pauses = []
+
+    class Hasty(threading.Event):
+        def wait(self, timeout=None):
+            pauses.append(timeout)
+            return super().wait(0)
+
+    monkeypatch.setattr(following, "Event", Hasty)
+    monkeypatch.setattr(following, "FIRST_SECONDS", FIRST)
+    monkeypatch.setattr(following, "LONGEST_SECONDS", LONGEST)
+    refreshed = []
+    follower = Follower(registry, refreshed.append)
+    registry.failures = [Unavailable("cannot reach it")] * 20
+    follower.start()
+    eventually(lambda: refreshed == [True])
+    follower.stop()
+    registry.close()
+    assert pauses[:20] == [0.5, 1.0] + [1.5] * 18
 
 
 def test_an_outage_has_a_beginning_and_a_reason(registry, follower):

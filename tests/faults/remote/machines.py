@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 from artifactfs.registry.opening import open_registry
 from artifactfs.repository import Repository
 from tests import s3
-from tests.conftest import Cli, Finished
+from tests.conftest import Cli, Finished, eventually
 from tests.faults.proxy import Act, Fault, Proxy
 from tests.mounted.living import Mounted, living
 
@@ -241,6 +241,12 @@ def read_all(root: Path) -> dict[str, bytes]:
         for place, _, names in os.walk(root, onerror=_raise)
         for name in names
     }
+
+
+def shown(version: Path) -> Path:
+    """The directory of a version that another process has just made, once the mount shows it."""
+    eventually(version.is_dir)
+    return version
 
 
 def in_time(call: Callable[[], T]) -> T:

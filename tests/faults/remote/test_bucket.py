@@ -33,6 +33,7 @@ from tests.faults.remote.machines import (
     read,
     read_again,
     read_all,
+    shown,
 )
 
 BOTH = pytest.mark.parametrize("running", [BUCKET, THROUGH], indirect=True)
@@ -251,7 +252,9 @@ def test_what_the_bucket_does_not_take_is_an_error_and_the_work_is_not_lost(
     there.cli.env["ARTIFACTFS_TIMEOUT"] = str(PATIENCE)  # an upload that was given up may be under way still
     assert finish(begin(there, "put", name, fresh)).stdout == f"{name}:v0\n"
     assert in_time(lambda: there.commit(f"{name}-staged")) == f"{name}-staged:v0"
-    assert read_again(there.root / name / "v0") == read_again(there.root / f"{name}-staged/v0") == read_all(fresh)
+    assert (
+        read_again(shown(there.root / name / "v0")) == read_again(there.root / f"{name}-staged/v0") == read_all(fresh)
+    )
     there.unmount()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.remote.machines import BACK_ENDS, BUCKET, DIRECTORY, PACK, PATIENCE, finish, read, read_all
+from tests.faults.remote.machines import BACK_ENDS, BUCKET, DIRECTORY, PACK, PATIENCE, finish, read, read_all, shown
 from tests.mounted.living import grow, small_disk
 
 
@@ -59,7 +59,7 @@ def test_a_disk_that_fills_up_costs_fetches_and_nothing_else(server, new_machine
         (disk / "filler").unlink()
         grow(disk, 64 << 20)
         assert there.put("full", tmp_path / "new") == "full:v0"
-        assert read_all(there.root / "full/v0") == read_all(tmp_path / "new")
+        assert read_all(shown(there.root / "full/v0")) == read_all(tmp_path / "new")
         assert finish(begin(there, "get", "data", tmp_path / "again")).status == 0
         assert read_all(tmp_path / "again") == expected
         there.unmount()

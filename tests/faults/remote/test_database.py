@@ -27,6 +27,7 @@ from tests.faults.remote.machines import (
     read,
     read_again,
     read_all,
+    shown,
 )
 from tests.postgres import Server as Cluster
 
@@ -124,7 +125,7 @@ def test_it_crashes_during_a_put_and_a_commit(server, database, proxy, new_machi
             assert finish(begin(there, *words)).stdout == f"{name}:v0\n"
         assert happened.met == 1
         assert server.versions(name) == [f"{name}:v0"]
-    assert read_all(there.root / put / "v0") == read_all(fresh)
+    assert read_all(shown(there.root / put / "v0")) == read_all(fresh)
     assert read_all(there.root / staged / "v0") == read_all(there.root / staged / "staging")
     there.unmount()
 
@@ -156,7 +157,7 @@ def test_it_is_away_for_a_moment_and_nobody_notices(server, database, new_machin
     back.join()
     assert read_all(tmp_path / "out") == read_all(server.source)
     assert server.versions("moment") == ["moment:v0"]
-    assert read_all(there.root / "moment/v0") == read_all(fresh)
+    assert read_all(shown(there.root / "moment/v0")) == read_all(fresh)
     there.unmount()
 
 
@@ -216,7 +217,7 @@ def test_a_server_that_dies_between_a_commit_and_its_answer_made_one_version(
         assert second.versions(name) == [f"{name}:v0"]
         proxy.target = server.port
         server.start()
-    assert read_all(there.root / "between/v0") == read_all(there.root / "between-staged/v0") == read_all(fresh)
+    assert read_all(shown(there.root / "between/v0")) == read_all(there.root / "between-staged/v0") == read_all(fresh)
     there.unmount()
 
 
@@ -244,7 +245,7 @@ def test_a_server_that_dies_while_it_is_used_is_replaced_by_another(
         assert read_all(tmp_path / "out") == read_all(server.source)
         assert second.versions("over") == ["over:v0"]
         assert second.versions("over-staged") == ["over-staged:v0"]
-        assert read_all(there.root / "over/v0") == read_all(there.root / "over-staged/v0") == read_all(fresh)
+        assert read_all(shown(there.root / "over/v0")) == read_all(there.root / "over-staged/v0") == read_all(fresh)
     finally:
         server.restart()
     there.unmount()

@@ -24,6 +24,7 @@ from tests.faults.remote.machines import (
     read,
     read_again,
     read_all,
+    shown,
 )
 from tests.mounted.living import Mounted
 
@@ -88,7 +89,7 @@ def test_during_a_put_and_a_commit(server, proxy, new_machine, begin, tmp_path, 
         assert happened.met == 1
         assert done.stdout == f"{name}:v0\n", done
         assert server.versions(name) == [f"{name}:v0"]
-    assert read_all(there.root / put / "v0") == files
+    assert read_all(shown(there.root / put / "v0")) == files
     assert read_all(there.root / staged / "v0") == read_all(there.root / staged / "staging")
     there.unmount()
 

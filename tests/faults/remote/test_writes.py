@@ -14,7 +14,7 @@ from tests.faults.proxy import (
     silence,
     trickle_request,
 )
-from tests.faults.remote.machines import COMMITS, PACK, PATIENCE, Reading, finish, in_time, read_again, read_all
+from tests.faults.remote.machines import COMMITS, PACK, PATIENCE, Reading, finish, in_time, read_again, read_all, shown
 
 MESSAGES = r"/(missing|packs|sessions|commits)$"
 
@@ -67,7 +67,7 @@ def test_what_passes_is_not_noticed(server, proxy, new_machine, begin, source, w
             assert [finish(command).stdout for command in commands] == [f"{put}:v0\n", f"{staged}:v0\n"]
         assert happened.met == 4
         assert (server.versions(put), server.versions(staged)) == ([f"{put}:v0"], [f"{staged}:v0"])
-        assert read_all(there.root / put / "v0") == read_all(source)
+        assert read_all(shown(there.root / put / "v0")) == read_all(source)
         assert read_all(there.root / staged / "v0") == read_all(there.root / staged / "staging")
     there.unmount()
 
@@ -93,7 +93,7 @@ def test_what_lasts_ends_with_an_error_and_the_work_is_not_lost(server, proxy, n
     assert in_time(lambda: there.commit(f"{name}-staged")) == f"{name}-staged:v0"
     assert server.versions(name) == [f"{name}:v0"]
     assert server.versions(f"{name}-staged") == [f"{name}-staged:v0"]
-    assert read_again(there.root / name / "v0") == read_again(there.root / f"{name}-staged/v0") == expected
+    assert read_again(shown(there.root / name / "v0")) == read_again(there.root / f"{name}-staged/v0") == expected
     there.unmount()
 
 
@@ -138,7 +138,7 @@ def test_a_commit_whose_replies_are_all_lost_is_not_made_twice_by_repeating_the_
         assert server.versions(name) == [f"{name}:v0"]
         assert finish(begin(there, *words)).status == 0
         assert server.versions(name) == [f"{name}:v0"]
-        assert read_all(there.root / name / "latest") == read_all(source)
+        assert read_all(shown(there.root / name / "latest")) == read_all(source)
     there.unmount()
 
 
