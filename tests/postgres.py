@@ -12,7 +12,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,7 @@ import pytest
 
 from artifactfs.registry.postgresql import PostgresDatabase
 from artifactfs.registry.schema import FORMAT_KEY, TABLES, meta
+from tests.ports import HeldPort
 
 PROGRAMS = Path("/usr/lib/postgresql")
 USER = "tests"
@@ -44,20 +44,6 @@ def programs() -> Path:
     found = sorted(PROGRAMS.glob("*/bin/initdb"), key=lambda path: float(path.parent.parent.name))
     assert found, "there is no PostgreSQL: run scripts/setup --test"
     return found[-1].parent
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with held_port() as holder:
-        return int(holder.getsockname()[1])
-
-
-def held_port() -> socket.socket:
-    """Has a free port without listening there: nobody else is given it, and who names it (with SO_REUSEADDR) may listen."""
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind(("127.0.0.1", 0))
-    return holder
 
 
 class Server:
@@ -162,8 +148,8 @@ def running(**settings: str) -> Iterator[Server]:
     # Not pytest's directory: an ordinary user cannot go there, and a socket's path has at most 107 bytes.
     place = Path(tempfile.mkdtemp(prefix="artifactfs-test-pg-", dir="/var/tmp"))
     try:
-        with held_port() as holder:  # also while it is stopped
-            server = Server(place, holder.getsockname()[1], settings=settings)
+        with contextlib.closing(HeldPort()) as port:  # also while it is stopped
+            server = Server(place, port.number, settings=settings)
             try:
                 server.start()
                 yield server

@@ -21,6 +21,7 @@ from artifactfs.registry.sql import SQLRegistry
 from artifactfs.remote import wire
 from tests.access.authority import Authority
 from tests.conftest import STOPPED_SECONDS, Cli, eventually
+from tests.ports import HeldPort
 from tests.server.conftest import Answer, answer_of
 
 
@@ -36,7 +37,8 @@ class Guarded:
         self.cli("init", self.repository)
         self.authority = Authority(place)
         self.url = ""
-        self.port = 0
+        self._held = HeldPort()
+        self.port = self._held.number
         self._log = place / "serve.log"
         self._process: subprocess.Popen[str] | None = None
 
@@ -53,9 +55,9 @@ class Guarded:
             )  # fmt: skip
         assert self._process.stdout is not None
         said = self._process.stdout.readline()
-        found = re.search(r"https?://[0-9.]+:(\d+)", said)
+        found = re.search(r"https?://[0-9.]+:\d+", said)
         assert found is not None, (said, self._log.read_text())
-        self.url, self.port = found[0], int(found[1])
+        self.url = found[0]
 
     def stop(self) -> None:
         process, self._process = self._process, None
@@ -67,6 +69,11 @@ class Guarded:
                 process.kill()
                 assert process.stdout is not None
                 process.stdout.close()
+
+    def close(self) -> None:
+        """End it for good."""
+        self.stop()
+        self._held.close()
 
     @property
     def log(self) -> str:
@@ -138,7 +145,7 @@ def guarding(place: Path) -> Iterator[Guarded]:
     try:
         yield made
     finally:
-        made.stop()
+        made.close()
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from tests.ports import HeldPort
+
 BLOCK: Final = 64 << 10
 HEAD_LIMIT: Final = 64 << 10
 END_SECONDS: Final = 60.0
@@ -183,11 +185,8 @@ class Proxy:
         self._threads: list[threading.Thread] = []
         self._current: dict[Exchange, Seen] = {}
         self.ending = threading.Event()
-        # Does not listen, and keeps the port from others while nobody does.
-        self._holding = socket.socket()
-        self._holding.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._holding.bind(("127.0.0.1", 0))
-        self.port: int = self._holding.getsockname()[1]
+        self._held = HeldPort()
+        self.port = self._held.number
         self._listen()
 
     @property
@@ -237,7 +236,7 @@ class Proxy:
         self._cut()
         for thread in self._threads:
             thread.join(END_SECONDS)
-        self._holding.close()
+        self._held.close()
         assert not any(thread.is_alive() for thread in self._threads)
 
     def count(self, exchange: Exchange, received: int) -> None:

@@ -273,7 +273,7 @@ def test_through_a_server_a_prune_is_few_requests(pristine, tmp_path):
         assert_sound(client)
         assert "is a server's" in client.refuses("verify", "--quick", status=2)
     finally:
-        server.stop()
+        server.close()
     assert_sound(server.cli)
 
 

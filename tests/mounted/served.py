@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import Cli, eventually
+from tests.ports import HeldPort
 
 ENDED_SECONDS = 60.0
 
@@ -31,7 +32,7 @@ class Server:
         self.cli("init", self.repository)
         self._log = directory / "serve.log"
         self._process: subprocess.Popen[str] | None = None
-        self._port = "0"
+        self._port = HeldPort()
         self.url = ""
 
     def start(self) -> None:
@@ -39,14 +40,14 @@ class Server:
         assert self._process is None
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self.cli.program, "serve", "--port", self._port],
+                [*self.cli.program, "serve", "--port", str(self._port.number)],
                 env=self.cli.env, cwd=self.cli.home, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
         assert self._process.stdout is not None
         said = self._process.stdout.readline()
-        found = re.search(r"http://[0-9.]+:(\d+)", said)
+        found = re.search(r"http://[0-9.]+:\d+", said)
         assert found is not None, (said, self._log.read_text())
-        self.url, self._port = found[0], found[1]
+        self.url = found[0]
 
     def stop(self, number: int = signal.SIGKILL) -> None:
         """End it by a signal. It may have been ended."""
@@ -56,6 +57,11 @@ class Server:
             process.wait(ENDED_SECONDS)
             assert process.stdout is not None
             process.stdout.close()
+
+    def close(self) -> None:
+        """End it for good."""
+        self.stop()
+        self._port.close()
 
     def requests(self) -> Counter[str]:
         """Requests that were answered so far, but for the long polls: method and path below the project."""
@@ -69,7 +75,7 @@ class Server:
         if self._process is None:
             return
         mark = secrets.token_hex(8)
-        with closing(http.client.HTTPConnection("127.0.0.1", int(self._port), timeout=60)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", self._port.number, timeout=60)) as connection:
             connection.request("GET", "/healthz", headers={"X-Request-ID": mark})
             connection.getresponse().read()
         eventually(lambda: mark in self._log.read_text())
@@ -101,7 +107,7 @@ def serving(directory: Path) -> Iterator[Server]:
         server.start()
         yield server
     finally:
-        server.stop()
+        server.close()
 
 
 def online(status: Callable[[], dict[str, Any]], *, is_it: bool = True, seconds: float = 60.0) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from artifactfs.remote import wire
+from tests.ports import HeldPort
 
 PROJECT = "/v1/projects/default/"
 
@@ -174,11 +175,8 @@ class ScriptedServer:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
-        # Bound for as long as the server is: while it is deaf, nobody else is given its port.
-        self._holder = socket.socket()
-        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._holder.bind(("127.0.0.1", 0))
-        self.port = self._holder.getsockname()[1]
+        self._held = HeldPort()  # also while it is deaf
+        self.port = self._held.number
         self.listen()
 
     @property
@@ -214,7 +212,7 @@ class ScriptedServer:
     def close(self) -> None:
         self.closing.set()
         self.deafen()
-        self._holder.close()
+        self._held.close()
         for thread in self._threads:
             thread.join(60)
             assert not thread.is_alive()

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests import postgres, s3
+from tests.ports import HeldPort
 from tests.semantics.printed import check, console_blocks, environment
 
 PAGE = Path(__file__).parents[2] / "artifactfs" / "docs" / "deployment.md"
@@ -105,8 +106,8 @@ class Machine:
         self.home = home
         self.root = home / "machine"
         self._database = database
-        self._holders = {name: postgres.held_port() for name in ("443", "7420", "7421")}
-        self._ports = {name: str(holder.getsockname()[1]) for name, holder in self._holders.items()}
+        self._held = {name: HeldPort() for name in ("443", "7420", "7421")}
+        self._ports = {name: str(port.number) for name, port in self._held.items()}
         self._endpoint = bucket.endpoint
         for name in ("bin", "tmp", "srv/artifactfs", "etc/artifactfs", "etc/ssl/certs", "etc/ssl/private"):
             (self.root / name).mkdir(parents=True)
@@ -155,8 +156,8 @@ class Machine:
         for path in self.root.glob("*.pid"):
             with suppress(ProcessLookupError, ValueError):
                 os.kill(int(path.read_text()), signal.SIGKILL)
-        for holder in self._holders.values():
-            holder.close()
+        for port in self._held.values():
+            port.close()
 
 
 @pytest.fixture

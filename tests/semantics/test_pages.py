@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import artifactfs
-from tests.postgres import held_port
+from tests.ports import HeldPort
 from tests.references.store import storing
 from tests.semantics.printed import SHOWN_PORT, check, console_blocks
 
@@ -67,8 +68,8 @@ def test_the_page_on_references_can_be_followed(home: Path):
 
 
 def test_the_page_on_access_can_be_followed(home: Path):
-    with held_port() as holder:
-        follow("access.md", home, port=holder.getsockname()[1])
+    with closing(HeldPort()) as port:
+        follow("access.md", home, port=port.number)
 
 
 def test_the_page_on_python_has_everything_that_is_exported():

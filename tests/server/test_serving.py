@@ -20,7 +20,7 @@ from artifactfs.remote import wire
 from tests.conformance.packs import chunk
 from tests.conformance.store import put
 from tests.conftest import Cli, eventually
-from tests.postgres import held_port
+from tests.ports import HeldPort
 from tests.server.conftest import PROJECT, ask, connect
 
 LARGE = 64 << 20  # bytes: more than all buffers between server and client
@@ -286,8 +286,8 @@ def test_more_followers_than_the_usual_limit_of_descriptors(cli, serve):
 
 
 def test_it_may_be_started_again_at_once_at_the_same_port(cli, serve):
-    with held_port() as holder:
-        port = holder.getsockname()[1]
+    with closing(HeldPort()) as held:
+        port = held.number
         server = serve("--port", port)
         with closing(connect(server.url)) as connection:
             connection.request("GET", "/v1")

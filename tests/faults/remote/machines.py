@@ -8,7 +8,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -24,6 +23,7 @@ from tests import s3
 from tests.conftest import Cli, Finished, eventually
 from tests.faults.proxy import Act, Fault, Proxy
 from tests.mounted.living import Mounted, living
+from tests.ports import HeldPort
 
 HANG_SECONDS = 120.0
 """A command or a read that takes longer hangs; what these tests allow to the network is a few seconds, or PATIENCE."""
@@ -83,11 +83,8 @@ class Server:
         self.cli = Cli(directory)
         self.cli.env["ARTIFACTFS_REPOSITORY"] = str(directory / "repository")
         self.source = directory / "source"
-        # Its port stays its own while it is dead: this one does not listen, and others cannot be given it.
-        self._holding = socket.socket()
-        self._holding.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._holding.bind(("127.0.0.1", 0))
-        self.port: int = self._holding.getsockname()[1]
+        self._held = HeldPort()
+        self.port = self._held.number
         self._log = directory / "log"
         self._process: subprocess.Popen[str] | None = None
         self._options: tuple[str, ...] = ()
@@ -122,7 +119,7 @@ class Server:
     def close(self) -> None:
         """Kill it for good."""
         self.kill()
-        self._holding.close()
+        self._held.close()
 
     def restart(self) -> None:
         self.kill()
