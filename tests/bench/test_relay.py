@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import HeldPort
+
 PROGRAM = Path(__file__).parents[2] / "scripts" / "benchmarks" / "relay.py"
 DELAY = 0.010
 SECONDS = 30
@@ -173,9 +175,8 @@ def test_a_reset_reaches_the_other_side_and_the_relay_goes_on():
 
 
 def test_a_server_that_is_not_there_is_a_closed_connection():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and nobody listens
-        relay = Relay(taken.getsockname()[1], DELAY)
+    with contextlib.closing(HeldPort()) as port:
+        relay = Relay(port.number, DELAY)
         try:
             for _ in range(2):
                 # The kernel may tell of it while the connection is made, or later.

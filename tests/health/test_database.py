@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +17,7 @@ from artifactfs.health.position import TOPIC
 from tests import s3
 from tests.conftest import Cli
 from tests.health.deployed import FILES, LATER, Deployed, InBucket, table_of
+from tests.ports import HeldPort
 from tests.postgres import Server
 
 IN_BUCKET = pytest.mark.parametrize("deployed", ["bucket"], indirect=True)
@@ -127,9 +127,8 @@ def test_a_database_without_versions_or_without_tables(
 @pytest.fixture
 def deaf() -> Iterator[int]:
     """A port at which nobody listens, nor will: it is taken."""
-    with closing(socket.socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
+    with closing(HeldPort()) as port:
+        yield port.number
 
 
 def test_what_cannot_be_reached_is_one_line(deployed: Deployed, cli: Cli, deaf: int):

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from urllib3.connection import HTTPConnection
@@ -26,6 +27,7 @@ from artifactfs.remote import wire
 from artifactfs.remote.client import FAILURE_LIMIT, Connection
 from artifactfs.remote.wire import Digests, Hello, Revision
 from tests.conftest import eventually
+from tests.ports import HeldPort
 from tests.remote.conftest import hurry
 from tests.remote.scripted import Line, drop, failure, head, message, reply, reset, stall, trickle
 
@@ -513,9 +515,8 @@ def test_a_certificate_is_expected_of_https(server, connect):
 @pytest.fixture
 def nobody(connect, long_rests) -> Iterator[Connection]:
     """A connection to an address where nobody listens, nor can begin to."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield connect(f"http://127.0.0.1:{taken.getsockname()[1]}", seconds=600.0)
+    with closing(HeldPort()) as port:
+        yield connect(f"http://127.0.0.1:{port.number}", seconds=600.0)
 
 
 def test_who_never_answered_is_not_waited_for(nobody):
